@@ -1,0 +1,1 @@
+"""From an architecture, a checkpoint and a preprocessing to a loaded model."""

@@ -1,0 +1,85 @@
+"""A model that is ready to run, with the facts that methods and callers ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+import torch
+from torch import nn
+
+from pairlens_server.models.preprocessing import Preprocessing
+
+
+class Family(str, Enum):
+    """Kinds of timm models that have a recorder."""
+
+    VIT = "vit"  # timm VisionTransformer and VisionTransformerDistilled
+    RESNET = "resnet"  # timm ResNet: post-activation
+    RESNETV2 = "resnetv2"  # timm ResNetV2: pre-activation, BiT
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """Where the places of a picture lie among a model's tokens or cells.
+
+    Attributes:
+        rows, columns: The patch grid of a ViT or the last feature map of a CNN.
+        prefix: Tokens before the patches (class, distillation, registers); 0 for CNNs.
+        readout: Indices of the tokens that the head reads: `(0,)` for a class token,
+            `(0, 1)` for a distilled DeiT, all pooled tokens for mean or max pooling.
+    """
+
+    rows: int
+    columns: int
+    prefix: int
+    readout: tuple[int, ...]
+
+    @property
+    def cells(self) -> int:
+        """Number of patches or cells."""
+        return self.rows * self.columns
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens, prefix included."""
+        return self.prefix + self.cells
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """One served model: frozen, in eval mode, on its device.
+
+    Attributes:
+        name: Name under which it is served.
+        architecture: timm's name.
+        family: Which recorder fits it.
+        network: The timm model with its class head; parameters need no gradient.
+        projection: Linear layer from the pooled features to the embedding, or None.
+        pooling: timm's `global_pool` ("token", "avg", "max", ...).
+        preprocessing: How pictures become inputs.
+        layout: Grid, prefix and readout tokens.
+        embedding_size: Length of the embedding, after the projection if there is one.
+        blocks, heads: Transformer blocks and heads per block; 0 for CNNs.
+        classes: Outputs of the class head; 0 without one.
+        labels: Name of each class, or empty.
+        fingerprint: Hex hash of architecture, weights, preprocessing and dtype.
+        device, dtype: Where and in what the network computes.
+    """
+
+    name: str
+    architecture: str
+    family: Family
+    network: nn.Module
+    projection: nn.Linear | None
+    pooling: str
+    preprocessing: Preprocessing
+    layout: TokenLayout
+    embedding_size: int
+    blocks: int
+    heads: int
+    classes: int
+    fingerprint: str
+    device: torch.device
+    dtype: torch.dtype
+    labels: tuple[str, ...] = field(default=())
