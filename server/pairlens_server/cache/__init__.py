@@ -1,0 +1,1 @@
+"""Activations kept by content: model, preprocessing, activation and picture."""

@@ -1,0 +1,1 @@
+"""One queue, one device thread: requests that arrive together share a forward pass."""

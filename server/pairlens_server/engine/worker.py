@@ -1,0 +1,92 @@
+"""What runs on the device thread: recorders, their models, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pairlens_server.errors import OutOfMemoryError
+from pairlens_server.models.loaded import LoadedModel
+from pairlens_server.recording.activations import Activation, evaluate, primitives
+from pairlens_server.recording.facts import ModelFacts
+from pairlens_server.recording.recorder import Recorder, recorder_for
+
+Job = tuple[Tensor, tuple[Activation, ...]]
+"""Pixels float32 [3, H, W] and the activations wanted of them."""
+
+Recorded = dict[Activation, Tensor]
+"""Activations of one picture on the CPU."""
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # The CPU allocator raises a plain RuntimeError.
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+class DeviceWorker:
+    """Owns the recorders. Every call but `facts` belongs on the one device thread."""
+
+    def __init__(self, models: Sequence[LoadedModel]):
+        self._recorders: dict[str, Recorder] = {m.name: recorder_for(m) for m in models}
+
+    def facts(self, model: LoadedModel) -> ModelFacts:
+        """What a model can give."""
+        return self._recorders[model.name].facts
+
+    def run(self, model: LoadedModel, jobs: Sequence[Job]) -> list[Recorded | Exception]:
+        """Record a batch; a failing batch is halved until the failure stands alone.
+
+        So a picture that cannot be computed never takes its batch mates with it, and a
+        batch too large for the device runs in smaller ones.
+
+        Returns:
+            For each job its activations or the error of that job alone.
+        """
+        try:
+            return list(self._record(model, jobs))
+        except Exception as error:
+            failure = error
+        if len(jobs) > 1:
+            if _is_out_of_memory(failure) and model.device.type == "cuda":
+                torch.cuda.empty_cache()
+            half = len(jobs) // 2
+            return [*self.run(model, jobs[:half]), *self.run(model, jobs[half:])]
+        if _is_out_of_memory(failure):
+            return [OutOfMemoryError("one picture alone does not fit on the device")]
+        return [failure]
+
+    def _record(self, model: LoadedModel, jobs: Sequence[Job]) -> list[Recorded]:
+        recorder = self._recorders[model.name]
+        asked: dict[Activation, list[int]] = {}
+        wanted: dict[Activation, list[int]] = {}
+        for picture, (_, activations) in enumerate(jobs):
+            for activation in dict.fromkeys(activations):
+                asked.setdefault(activation, []).append(picture)
+            for primitive in primitives(activations, recorder.facts):
+                wanted.setdefault(primitive, []).append(picture)
+        found = recorder.record(torch.stack([pixels for pixels, _ in jobs]), wanted)
+        results: list[Recorded] = [{} for _ in jobs]
+        with torch.no_grad():
+            for activation, pictures in asked.items():
+                inputs = {
+                    primitive: _rows(found[primitive], wanted[primitive], pictures)
+                    for primitive in primitives([activation], recorder.facts)
+                }
+                batch = evaluate(activation, inputs, recorder.facts).cpu()
+                for row, picture in enumerate(pictures):
+                    # A row that is a view would keep its whole batch in memory when cached.
+                    results[picture][activation] = batch[row].clone(
+                        memory_format=torch.contiguous_format
+                    )
+        return results
+
+
+def _rows(tensor: Tensor, held: list[int], pictures: list[int]) -> Tensor:
+    if held == pictures:
+        return tensor
+    position = {picture: row for row, picture in enumerate(held)}
+    return tensor[[position[picture] for picture in pictures]]

@@ -1,0 +1,156 @@
+"""Decoding of pictures that strangers send, within limits.
+
+Cheap checks come first: a picture's size is known from its header before a single
+pixel is decoded, since 171 KB of PNG can hold 176 million pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+# Importing a plugin registers it; Pillow otherwise loads all of its readers.
+from PIL import (
+    BmpImagePlugin,  # noqa: F401
+    GifImagePlugin,  # noqa: F401
+    Image,
+    ImageFile,
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    WebPImagePlugin,  # noqa: F401
+)
+
+from pairlens.pictures import to_rgb
+from pairlens_server.errors import ImageTooLargeError, ImageUndecodableError, PairlensError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+
+# JPEG's own limit. A longer side is no photograph, and float32, in which regions
+# travel, would no longer hold its edges to a fraction of a pixel.
+_MAX_SIDE = 65_535
+_PREFIX_BYTES = 16
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What a picture may cost.
+
+    Attributes:
+        max_bytes: Longest file, in bytes.
+        max_pixels: Largest height times width. Above 178 million, Pillow's readers
+            of some formats refuse by themselves.
+        formats: Accepted file formats, of `FORMATS`.
+    """
+
+    max_bytes: int = 20 * 1024 * 1024
+    max_pixels: int = 64_000_000
+    formats: tuple[str, ...] = FORMATS
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture.
+
+    Attributes:
+        image: Upright, mode "RGB".
+        sha256: Hex hash of the file's bytes.
+        height, width: Of `image`, in pixels.
+    """
+
+    image: Image.Image
+    sha256: str
+    height: int
+    width: int
+
+
+def decode(data: bytes, limits: ImageLimits, field: str) -> Picture:
+    """Checks and decodes an encoded picture.
+
+    Args:
+        data: The file.
+        limits: What it may cost.
+        field: Path of the request field that held it, for error messages.
+
+    Returns:
+        The picture, upright and in RGB.
+
+    Raises:
+        ImageTooLargeError: More bytes, pixels or pixels along one side than allowed.
+        ImageUndecodableError: No bytes, no picture, a format not accepted, more than
+            one frame, or broken or truncated data.
+    """
+    if not data:
+        raise ImageUndecodableError(f"{field}: the picture has no bytes", field=field)
+    if len(data) > limits.max_bytes:
+        raise ImageTooLargeError(
+            f"{field}: the file has {len(data)} bytes, the limit is {limits.max_bytes}",
+            field=field,
+        )
+    name = _format(data)
+    if name not in limits.formats:
+        accepted = ", ".join(limits.formats)
+        found = f"{name} is not accepted" if name else "not a picture that can be read"
+        raise ImageUndecodableError(f"{field}: {found}; send one of {accepted}", field=field)
+    with _pillow_errors(name, limits, field):
+        # Not Image.open, whose own pixel limit is a process-wide variable: it warns
+        # below and fails above sizes that are for `limits` to decide.
+        file = Image.OPEN[name][0](io.BytesIO(data), "")
+        _check_header(file, limits, field)
+        image = to_rgb(file)
+    return Picture(image, hashlib.sha256(data).hexdigest(), image.height, image.width)
+
+
+@contextmanager
+def _pillow_errors(name: str, limits: ImageLimits, field: str) -> Iterator[None]:
+    """Turns what Pillow raises into typed errors, without its texts."""
+    try:
+        yield
+    except PairlensError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageTooLargeError(
+            f"{field}: more pixels than the limit of {limits.max_pixels}", field=field
+        ) from error
+    # Broken files raise whatever their decoder stumbles over: OSError, SyntaxError,
+    # ValueError, IndexError, struct.error, zlib.error, OverflowError, MemoryError...
+    except Exception as error:
+        raise ImageUndecodableError(
+            f"{field}: the {name} data is broken or cut short", field=field
+        ) from error
+
+
+def _format(data: bytes) -> str:
+    """Format that the first bytes announce, "" for none of `FORMATS`."""
+    prefix = data[:_PREFIX_BYTES]
+    for name in FORMATS:
+        accepts = Image.OPEN[name][1]
+        # Anything but True is a text saying that this build of Pillow lacks the codec.
+        if accepts is not None and accepts(prefix) is True:
+            return name
+    return ""
+
+
+def _check_header(file: ImageFile.ImageFile, limits: ImageLimits, field: str) -> None:
+    """Refuses by size and number of frames, before any pixel is decoded."""
+    width, height = file.size
+    if width * height > limits.max_pixels:
+        raise ImageTooLargeError(
+            f"{field}: {width} x {height} = {width * height} pixels, "
+            f"the limit is {limits.max_pixels}",
+            field=field,
+        )
+    if max(width, height) > _MAX_SIDE:
+        raise ImageTooLargeError(
+            f"{field}: {width} x {height} pixels, the limit of a side is {_MAX_SIDE}", field=field
+        )
+    if width < 1 or height < 1:
+        raise ImageUndecodableError(f"{field}: the picture has no pixels", field=field)
+    # In MPO, a JPEG with further JPEGs behind it, phones keep previews and depth maps.
+    if file.format != "MPO" and getattr(file, "is_animated", False):
+        raise ImageUndecodableError(
+            f"{field}: the picture is animated or has several pages; send one frame", field=field
+        )

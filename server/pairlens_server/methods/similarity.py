@@ -1,0 +1,249 @@
+"""Which places of two pictures made up the cosine similarity of their embeddings.
+
+Black et al. 2022 (mean-pooled ViTs) and Stylianou et al. 2019 (CNNs). With
+embeddings βⁱ = Σ_x pⁱ_x + c and s = βⁱ·βʲ / (‖βⁱ‖‖βʲ‖), place x of picture i owns
+γ_x = pⁱ_x·βʲ / (‖βⁱ‖‖βʲ‖), and Σ_x γ_x + c·βʲ / (‖βⁱ‖‖βʲ‖) = s exactly.
+
+Redistribution by rollout is linear in βʲ, so it is folded into the parts once per
+picture: Rᵀγ = (Rᵀp)βʲ / (‖βⁱ‖‖βʲ‖). A map against any partner is then one
+matrix-vector product on two cached tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pairlens_server.errors import MethodUnsupportedError
+from pairlens_server.methods.base import PROFILE_CHOICES, Parameter, Profile
+from pairlens_server.methods.rollout import rollout_matrix
+from pairlens_server.recording.activations import (
+    Activation,
+    Derived,
+    Embedding,
+    MeanAttention,
+    PooledParts,
+)
+from pairlens_server.recording.facts import ModelFacts
+
+
+class Redistribution(str, Enum):
+    """How parts move from output tokens back to input patches."""
+
+    NONE = "none"
+    ROLLOUT = "rollout"
+
+
+class BiasMode(str, Enum):
+    """Where the embedding's constant part goes."""
+
+    SEPARATE = "separate"  # in no cell, reported beside the map
+    IN_TOKENS = "in_tokens"  # spread evenly over the pooled tokens, as the authors' code does
+
+
+def spread_constant(parts: Tensor, facts: ModelFacts) -> Tensor:
+    """Add the embedding's constant, in equal shares, to the pooled tokens: [B, T, C]."""
+    spread = parts.clone()
+    pooled = list(facts.pooled)
+    spread[:, pooled] += facts.embedding_constant.to(parts.device) / len(pooled)
+    return spread
+
+
+def redistribute(parts: Tensor, attentions: list[Tensor], profile: Profile) -> Tensor:
+    """Mix parts by rollout: [B, T, C] to [B, T, C].
+
+    STRICT: Rᵀp with R = S_L ··· S_1; rows of R sum to 1, so the sum over tokens stays.
+    REFERENCE: R p (XPV's code; averages output tokens by input weights, the sum changes).
+    PAPER: R p with R = S_1 ··· S_L (Black et al. 2022, eq. 5).
+    """
+    rollout = rollout_matrix(attentions, first_block_left=profile is Profile.PAPER)
+    return (rollout.mT if profile is Profile.STRICT else rollout) @ parts
+
+
+@dataclass(frozen=True)
+class FoldedParts(Derived):
+    """[cells + 1, embedding_size]: parts after redistribution; the last row is the prefix's sum."""
+
+    profile: Profile
+    redistribution: Redistribution
+    bias_mode: BiasMode
+
+    def inputs(self, facts: ModelFacts) -> tuple[Activation, ...]:
+        """See `Derived.inputs`."""
+        if self.redistribution is Redistribution.NONE:
+            return (PooledParts(),)
+        return (PooledParts(), *(MeanAttention(b) for b in range(facts.blocks)))
+
+    def derive(self, recorded: Mapping[Activation, Tensor], facts: ModelFacts) -> Tensor:
+        """See `Derived.derive`."""
+        parts = recorded[PooledParts()]
+        if self.bias_mode is BiasMode.IN_TOKENS:
+            parts = spread_constant(parts, facts)
+        if self.redistribution is Redistribution.ROLLOUT:
+            attentions = [recorded[MeanAttention(b)] for b in range(facts.blocks)]
+            parts = redistribute(parts, attentions, self.profile)
+        prefix = facts.layout.prefix
+        return torch.cat([parts[:, prefix:], parts[:, :prefix].sum(dim=1, keepdim=True)], dim=1)
+
+
+@dataclass(frozen=True)
+class PairMaps:
+    """One query against M candidates, float32.
+
+    Attributes:
+        similarity: [M], cosine in [-1, 1]; NaN where an embedding is zero.
+        query_maps, candidate_maps: [M, rows, columns].
+        query_bias, candidate_bias: [M], share of the constant part under SEPARATE.
+        query_prefix, candidate_prefix: [M], share on tokens that are no patch.
+        match: [M, cells, cells] of query by candidate, or None.
+    """
+
+    similarity: Tensor
+    query_maps: Tensor
+    candidate_maps: Tensor
+    query_bias: Tensor
+    candidate_bias: Tensor
+    query_prefix: Tensor
+    candidate_prefix: Tensor
+    match: Tensor | None
+
+
+@dataclass(frozen=True)
+class PooledDecomposition:
+    """Cosine similarity split over the places that were pooled.
+
+    Attributes:
+        profile: See `redistribute`; without rollout the three agree.
+        redistribution: None for ROLLOUT where the model has attention, else NONE.
+        bias_mode: None for SEPARATE under STRICT, else IN_TOKENS.
+        match_matrix: Also compute what each pair of places owns.
+    """
+
+    name: ClassVar[str] = "pooled_decomposition"
+    revision: ClassVar[int] = 1
+    summary: ClassVar[str] = "parts of the cosine similarity owed to each region of both pictures"
+
+    profile: Profile = Profile.STRICT
+    redistribution: Redistribution | None = None
+    bias_mode: BiasMode | None = None
+    match_matrix: bool = False
+
+    @classmethod
+    def refusal(cls, facts: ModelFacts) -> str:
+        """See `Method.refusal`."""
+        return facts.parts_refusal
+
+    @classmethod
+    def parameters(cls, facts: ModelFacts) -> tuple[Parameter, ...]:
+        """See `Method.parameters`."""
+        default = cls().resolve(facts)
+        assert default.redistribution is not None
+        return (
+            Parameter(
+                "profile",
+                "enum",
+                Profile.STRICT.value,
+                "strict: maps sum to the similarity; reference: the authors' code; "
+                "paper: the printed formula",
+                choices=PROFILE_CHOICES,
+            ),
+            Parameter(
+                "redistribution",
+                "enum",
+                default.redistribution.value,
+                "how parts move back to input patches",
+                choices=("none",) if facts.attention_refusal else ("none", "rollout"),
+            ),
+            Parameter(
+                "bias_mode",
+                "enum",
+                "",
+                "where the embedding's constant part goes; unset: separate under strict, "
+                "else in_tokens",
+                choices=tuple(mode.value for mode in BiasMode),
+            ),
+            Parameter("match_matrix", "bool", "false", "also return the match matrix"),
+        )
+
+    def resolve(self, facts: ModelFacts) -> PooledDecomposition:
+        """See `Method.resolve`."""
+        redistribution = self.redistribution
+        if redistribution is None:
+            unavailable = bool(facts.attention_refusal)
+            redistribution = Redistribution.NONE if unavailable else Redistribution.ROLLOUT
+        if redistribution is Redistribution.ROLLOUT and facts.attention_refusal:
+            raise MethodUnsupportedError(
+                f"no rollout on this model: {facts.attention_refusal}; use redistribution none",
+                field="method.pooled_decomposition.redistribution",
+            )
+        bias_mode = self.bias_mode
+        if bias_mode is None:
+            strict = self.profile is Profile.STRICT
+            bias_mode = BiasMode.SEPARATE if strict else BiasMode.IN_TOKENS
+        return replace(self, redistribution=redistribution, bias_mode=bias_mode)
+
+    @property
+    def folded(self) -> FoldedParts:
+        """The activation that this resolved method's maps are made of."""
+        assert self.redistribution is not None
+        assert self.bias_mode is not None
+        # Without rollout the profiles agree, and so share their cache entries.
+        rolled = self.redistribution is Redistribution.ROLLOUT
+        profile = self.profile if rolled else Profile.STRICT
+        return FoldedParts(profile, self.redistribution, self.bias_mode)
+
+    @property
+    def unfolded(self) -> FoldedParts:
+        """The parts before redistribution, which the match matrix is made of."""
+        return replace(self.folded, redistribution=Redistribution.NONE, profile=Profile.STRICT)
+
+    def needs(self) -> tuple[Activation, ...]:
+        """Activations of either picture; call on a resolved method."""
+        wanted: tuple[Activation, ...] = (self.folded, Embedding())
+        return (*wanted, self.unfolded) if self.match_matrix else wanted
+
+    def maps(
+        self,
+        query: Mapping[Activation, Tensor],
+        candidates: Mapping[Activation, Tensor],
+        facts: ModelFacts,
+    ) -> PairMaps:
+        """Split the similarity of one query and M candidates.
+
+        Args:
+            query: What `needs` names, of the query, without a batch dimension.
+            candidates: The same of M candidates, batched.
+            facts: Of the model.
+        """
+        embedding, embeddings = query[Embedding()], candidates[Embedding()]
+        unit = 1 / (embedding.norm() * embeddings.norm(dim=-1))  # [M]
+        partner_of_query = embeddings * unit[:, None]  # [M, C]
+        partner_of_candidates = embedding * unit[:, None]  # [M, C]
+        query_shares = partner_of_query @ query[self.folded].mT  # [M, cells + 1]
+        candidate_shares = torch.einsum(
+            "mnc,mc->mn", candidates[self.folded], partner_of_candidates
+        )
+        constant = facts.embedding_constant
+        if self.bias_mode is not BiasMode.SEPARATE:
+            constant = torch.zeros_like(constant)
+        match = None
+        if self.match_matrix:
+            places = query[self.unfolded][:-1]
+            others = candidates[self.unfolded][:, :-1]
+            match = places @ others.mT * unit[:, None, None]
+        grid = (-1, facts.layout.rows, facts.layout.columns)
+        return PairMaps(
+            similarity=partner_of_query @ embedding,
+            query_maps=query_shares[:, :-1].reshape(grid),
+            candidate_maps=candidate_shares[:, :-1].reshape(grid),
+            query_bias=partner_of_query @ constant,
+            candidate_bias=partner_of_candidates @ constant,
+            query_prefix=query_shares[:, -1],
+            candidate_prefix=candidate_shares[:, -1],
+            match=match,
+        )

@@ -1,0 +1,147 @@
+"""What callers ask of the service and what they get, free of any transport."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pairlens.rendering import GridGeometry
+from pairlens_server.errors import PairlensError
+from pairlens_server.images.render import Rendered, RenderOptions
+from pairlens_server.methods.base import ExplanationMethod
+from pairlens_server.methods.similarity import PooledDecomposition
+from pairlens_server.models.loaded import LoadedModel
+
+Float32Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ClassTarget:
+    """The class that a map explains: an index, a label, or (both None) the predicted class."""
+
+    class_index: int | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class ExplainCommand:
+    """One call of Explain.
+
+    Attributes:
+        model: Name of a served model.
+        image: Encoded file.
+        method: None for the model's default.
+        target: None when the caller set no target.
+        rendering: None when nothing is to be drawn.
+        deadline_s: Event-loop time (`loop.time()`) after which nobody waits; None for never.
+    """
+
+    model: str
+    image: bytes
+    method: ExplanationMethod | None = None
+    target: ClassTarget | None = None
+    rendering: RenderOptions | None = None
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True)
+class PairCommand:
+    """One call of PairSimilarity; fields as in `ExplainCommand`.
+
+    Attributes:
+        query: Encoded file.
+        candidates: Encoded files, at least one; an empty one fails alone.
+    """
+
+    model: str
+    query: bytes
+    candidates: tuple[bytes, ...]
+    method: PooledDecomposition | None = None
+    rendering: RenderOptions | None = None
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where the time of a call went, in seconds; see `Timing` in `common.proto`."""
+
+    total_s: float = 0.0
+    decode_s: float = 0.0
+    queue_s: float = 0.0
+    compute_s: float = 0.0
+    method_s: float = 0.0
+    render_s: float = 0.0
+    cached_images: int = 0
+    images: int = 0
+
+
+@dataclass(frozen=True)
+class ResolvedTarget:
+    """The class that a map explains, with the model's own view of it.
+
+    Attributes:
+        class_index: 0-based.
+        label: "" when the model has no labels.
+        logit: Of that class.
+        probability: Softmax over all classes, in [0, 1].
+    """
+
+    class_index: int
+    label: str
+    logit: float
+    probability: float
+
+
+@dataclass(frozen=True)
+class ExplainOutcome:
+    """A map of one picture.
+
+    Attributes:
+        model: The model that ran.
+        heatmap: float32 [rows, columns], unnormalised.
+        geometry: Where its cells lie on the original picture.
+        method: Resolved.
+        target: None for methods that take none.
+        rendered: None when nothing was asked for.
+    """
+
+    model: LoadedModel
+    heatmap: Float32Array
+    geometry: GridGeometry
+    method: ExplanationMethod
+    target: ResolvedTarget | None
+    rendered: Rendered | None
+    timings: Timings
+
+
+@dataclass(frozen=True)
+class SideMap:
+    """One picture's side of a pair: heatmap float32 [rows, columns] and what lies outside it."""
+
+    heatmap: Float32Array
+    geometry: GridGeometry
+    bias_share: float
+    prefix_share: float
+    rendered: Rendered | None
+
+
+@dataclass(frozen=True)
+class PairMatch:
+    """A query and one candidate; match_matrix float32 [query cells, candidate cells] or None."""
+
+    similarity: float
+    query: SideMap
+    candidate: SideMap
+    match_matrix: Float32Array | None
+
+
+@dataclass(frozen=True)
+class PairOutcome:
+    """One result for each candidate, in order: a match, or the error of that candidate alone."""
+
+    model: LoadedModel
+    results: tuple[PairMatch | PairlensError, ...]
+    method: PooledDecomposition
+    timings: Timings

@@ -1,0 +1,65 @@
+"""Drawing maps as a request asked, within its limits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pairlens.rendering import ColorScale, GridGeometry, color_range, rendered_size
+from pairlens_server.errors import InvalidParameterError
+from pairlens_server.images.admission import Picture
+from pairlens_server.images.render import (
+    Rendered,
+    RenderOptions,
+    check_rendered_pixels,
+    render,
+)
+from pairlens_server.service.commands import Float32Array
+
+
+def check_options(options: RenderOptions | None, *, pair: bool) -> None:
+    """Check what a request wants drawn, before any work is done.
+
+    Raises:
+        InvalidParameterError: A value is out of range, or the scale needs a pair.
+    """
+    if options is None:
+        return
+    options.validate()
+    if options.scale is ColorScale.PAIR and not pair:
+        raise InvalidParameterError(
+            "COLOR_SCALE_PAIR needs two pictures; Explain has one", field="rendering.scale"
+        )
+
+
+def check_pixels(options: RenderOptions | None, pictures: Sequence[Picture], limit: int) -> None:
+    """Bound what will be rendered of these pictures, each counted as often as it is drawn.
+
+    Raises:
+        InvalidParameterError: Together they hold more than `limit` pixels.
+    """
+    if options is None:
+        return
+    drawings = options.upsampled + options.overlay
+    sizes = [rendered_size(p.height, p.width, options.max_side) for p in pictures]
+    check_rendered_pixels(sizes * drawings, limit)
+
+
+def draw(
+    picture: Picture,
+    heatmap: Float32Array,
+    geometry: GridGeometry,
+    options: RenderOptions,
+    maps: Sequence[Float32Array],
+) -> Rendered:
+    """Draw one map.
+
+    Args:
+        picture: The picture that the map explains.
+        heatmap: float32 [rows, columns].
+        geometry: Where its cells lie.
+        options: Checked.
+        maps: The maps that share a scale: this one alone, or both of a pair.
+    """
+    shared = maps if options.scale is ColorScale.PAIR else [heatmap]
+    low, high = color_range(shared, options.scale, options.fixed)
+    return render(picture, heatmap, geometry, options, low, high)

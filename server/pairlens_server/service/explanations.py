@@ -1,0 +1,51 @@
+"""The use cases behind one door, as transports call them."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+
+from pairlens_server.cache.memory import ActivationCache
+from pairlens_server.engine.engine import Engine
+from pairlens_server.models.registry import ModelRegistry
+from pairlens_server.service.commands import (
+    ExplainCommand,
+    ExplainOutcome,
+    PairCommand,
+    PairOutcome,
+)
+from pairlens_server.service.explain import ExplainUseCase
+from pairlens_server.service.limits import ServiceLimits
+from pairlens_server.service.pair import PairUseCase
+from pairlens_server.service.recordings import PictureRecorder
+
+
+class ExplanationUseCases:
+    """Explain and PairSimilarity over one engine, cache and image pool."""
+
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        engine: Engine,
+        cache: ActivationCache,
+        pool: Executor,
+        limits: ServiceLimits,
+    ):
+        recorder = PictureRecorder(engine, cache, pool, limits.images)
+        self._explain = ExplainUseCase(registry, engine, recorder, limits)
+        self._pair = PairUseCase(registry, engine, recorder, limits)
+
+    async def explain(self, command: ExplainCommand) -> ExplainOutcome:
+        """Where a model looks in one picture.
+
+        Raises:
+            PairlensError: What the caller is told went wrong.
+        """
+        return await self._explain(command)
+
+    async def pair(self, command: PairCommand) -> PairOutcome:
+        """Which regions made up a query's similarity to each candidate.
+
+        Raises:
+            PairlensError: What the caller is told went wrong with the whole call.
+        """
+        return await self._pair(command)

@@ -1,0 +1,22 @@
+"""Bounds of one request, as published by GetModel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pairlens_server.images.admission import ImageLimits
+
+
+@dataclass(frozen=True)
+class ServiceLimits:
+    """What a request may hold.
+
+    Attributes:
+        images: Of each picture.
+        max_candidates: Of one PairSimilarity call.
+        max_rendered_pixels: All pixels rendered for one request together.
+    """
+
+    images: ImageLimits = field(default_factory=ImageLimits)
+    max_candidates: int = 64
+    max_rendered_pixels: int = 32_000_000

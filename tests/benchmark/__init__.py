@@ -1,0 +1,1 @@
+"""Speed claims, each as a ratio against a named baseline in one interleaved run."""

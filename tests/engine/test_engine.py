@@ -1,0 +1,183 @@
+import asyncio
+import dataclasses
+import threading
+
+import pytest
+import torch
+
+from pairlens_server.engine.engine import Engine, EngineSettings
+from pairlens_server.errors import (
+    DeadlineUnreachableError,
+    DrainingError,
+    NotReadyError,
+    QueueFullError,
+)
+from pairlens_server.recording.activations import Embedding, Logits
+from tests.support import pixels, vit
+
+
+class Gate(torch.nn.Module):
+    """A network that counts its passes and waits to be let through."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+        self.batches = []
+        self.threads = set()
+        self.open = threading.Event()
+        self.open.set()
+        self.entered = threading.Event()
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.network, name)
+
+    def forward_features(self, batch):
+        self.batches.append(len(batch))
+        self.threads.add(threading.get_ident())
+        self.entered.set()
+        assert self.open.wait(20)
+        return self.network.forward_features(batch)
+
+
+@pytest.fixture
+def gated():
+    model = vit()
+    gate = Gate(model.network)
+    return dataclasses.replace(model, network=gate), gate
+
+
+async def started(model, **settings):
+    engine = Engine(EngineSettings(**settings))
+    await engine.start(lambda: [model])
+    return engine
+
+
+async def until(event: threading.Event):
+    assert await asyncio.get_running_loop().run_in_executor(None, event.wait, 20)
+
+
+async def test_requests_that_arrive_together_share_one_pass(gated):
+    model, gate = gated
+    engine = await started(model, max_batch=8)
+    images = pixels(model, 5)
+    recordings = await asyncio.gather(*(engine.record(model, p, (Embedding(),)) for p in images))
+    assert gate.batches == [5]
+    assert {r.batch_size for r in recordings} == {5}
+    with torch.no_grad():
+        network = model.network.network
+        expected = model.projection(
+            network.forward_head(network.forward_features(images), pre_logits=True)
+        )
+    for recording, embedding in zip(recordings, expected, strict=True):
+        torch.testing.assert_close(recording.values[Embedding()], embedding, atol=1e-5, rtol=1e-5)
+    await engine.stop()
+
+
+async def test_batches_stay_within_their_bound_and_on_one_thread(gated):
+    model, gate = gated
+    engine = await started(model, max_batch=3)
+    await asyncio.gather(*(engine.record(model, p, (Logits(),)) for p in pixels(model, 8)))
+    assert sorted(gate.batches) == [2, 3, 3]
+    assert len(gate.threads) == 1
+    assert threading.get_ident() not in gate.threads
+    await engine.stop()
+
+
+async def test_a_cancelled_request_leaves_the_queue_and_its_mates_are_served(gated):
+    model, gate = gated
+    engine = await started(model, max_batch=8)
+    gate.open.clear()
+    first = asyncio.ensure_future(engine.record(model, pixels(model)[0], (Logits(),)))
+    await until(gate.entered)
+    waiting = [
+        asyncio.ensure_future(engine.record(model, p, (Logits(),))) for p in pixels(model, 3)
+    ]
+    await asyncio.sleep(0)
+    waiting[1].cancel()
+    gate.open.set()
+    await first
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(results[1], asyncio.CancelledError)
+    assert gate.batches == [1, 2]
+    await engine.stop()
+
+
+async def test_cancelling_a_request_that_is_running_harms_nobody(gated):
+    model, gate = gated
+    engine = await started(model, max_batch=8)
+    gate.open.clear()
+    both = [asyncio.ensure_future(engine.record(model, p, (Logits(),))) for p in pixels(model)]
+    await until(gate.entered)
+    both[0].cancel()
+    gate.open.set()
+    recording = await both[1]
+    assert recording.batch_size == 2
+    assert engine.healthy
+    await engine.stop()
+
+
+async def test_a_full_queue_refuses_and_serves_on(gated):
+    model, gate = gated
+    engine = await started(model, max_batch=1, max_queued=2)
+    gate.open.clear()
+    running = asyncio.ensure_future(engine.record(model, pixels(model)[0], (Logits(),)))
+    await until(gate.entered)
+    waiting = [asyncio.ensure_future(engine.record(model, p, (Logits(),))) for p in pixels(model)]
+    await asyncio.sleep(0)
+    with pytest.raises(QueueFullError):
+        await engine.record(model, pixels(model)[0], (Logits(),))
+    gate.open.set()
+    await asyncio.gather(running, *waiting)
+    await engine.record(model, pixels(model)[0], (Logits(),))
+    await engine.stop()
+
+
+async def test_an_expired_request_never_reaches_the_device(gated):
+    model, gate = gated
+    engine = await started(model)
+    past = asyncio.get_running_loop().time() - 1
+    with pytest.raises(DeadlineUnreachableError):
+        await engine.record(model, pixels(model)[0], (Logits(),), deadline_s=past)
+    assert gate.batches == []
+    await engine.stop()
+
+
+async def test_stop_finishes_the_batch_at_hand_and_refuses_the_rest(gated):
+    model, gate = gated
+    engine = await started(model, max_batch=1)
+    gate.open.clear()
+    running = asyncio.ensure_future(engine.record(model, pixels(model)[0], (Logits(),)))
+    await until(gate.entered)
+    waiting = asyncio.ensure_future(engine.record(model, pixels(model)[1], (Logits(),)))
+    await asyncio.sleep(0)
+    stopping = asyncio.ensure_future(engine.stop())
+    await asyncio.sleep(0)
+    gate.open.set()
+    await stopping
+    assert (await running).values[Logits()].shape == (5,)
+    with pytest.raises(DrainingError):
+        await waiting
+    with pytest.raises(DrainingError):
+        await engine.record(model, pixels(model)[0], (Logits(),))
+
+
+async def test_nothing_is_served_before_the_models_are_loaded():
+    model = vit()
+    engine = Engine(EngineSettings())
+    with pytest.raises(NotReadyError):
+        engine.facts(model)
+    with pytest.raises(NotReadyError):
+        await engine.record(model, pixels(model)[0], (Logits(),))
+
+
+async def test_warm_up_runs_every_method_of_every_model():
+    models = [vit(), vit(pooling="token", classes=0)]
+    engine = Engine(EngineSettings())
+    await engine.start(lambda: models)
+    await engine.warm_up()
+    assert engine.healthy
+    await engine.stop()
+    assert not engine.healthy
