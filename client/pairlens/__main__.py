@@ -1,0 +1,7 @@
+"""`python -m pairlens` is the command `pairlens`."""
+
+import sys
+
+from pairlens.cli import main
+
+sys.exit(main())

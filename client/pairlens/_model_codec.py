@@ -1,0 +1,113 @@
+"""Answers of ModelService as the SDK's frozen values."""
+
+from __future__ import annotations
+
+from pairlens import _parameters
+from pairlens.errors import MalformedResponseError
+from pairlens.models import (
+    Limits,
+    MethodInfo,
+    MethodKind,
+    ModelDetails,
+    ModelInfo,
+    ParameterInfo,
+    PreprocessingInfo,
+)
+from pairlens.v1 import model_service_pb2
+
+_KINDS = {
+    model_service_pb2.METHOD_KIND_EXPLANATION: MethodKind.EXPLANATION,
+    model_service_pb2.METHOD_KIND_PAIR: MethodKind.PAIR,
+}
+
+
+def models(response: model_service_pb2.ListModelsResponse) -> tuple[ModelInfo, ...]:
+    """Read the answer of ListModels."""
+    return tuple(_model(message) for message in response.models)
+
+
+def details(response: model_service_pb2.GetModelResponse) -> ModelDetails:
+    """Read the answer of GetModel.
+
+    Raises:
+        MalformedResponseError: The answer holds no model.
+    """
+    if not response.HasField("model"):
+        raise MalformedResponseError("the answer holds no model")
+    limits = response.limits
+    return ModelDetails(
+        model=_model(response.model),
+        limits=Limits(
+            max_request_bytes=limits.max_request_bytes,
+            max_image_bytes=limits.max_image_bytes,
+            max_image_pixels=limits.max_image_pixels,
+            max_candidates=limits.max_candidates,
+            max_rendered_pixels=limits.max_rendered_pixels,
+            image_formats=tuple(limits.image_formats),
+        ),
+    )
+
+
+def _model(message: model_service_pb2.ModelInfo) -> ModelInfo:
+    return ModelInfo(
+        name=message.name,
+        architecture=message.architecture,
+        family=message.family,
+        fingerprint=message.fingerprint,
+        device=message.device,
+        dtype=message.dtype,
+        input_height=message.input_height,
+        input_width=message.input_width,
+        embedding_size=message.embedding_size,
+        projection=message.projection,
+        pooling=message.pooling,
+        grid_rows=message.grid_rows,
+        grid_columns=message.grid_columns,
+        prefix_tokens=message.prefix_tokens,
+        blocks=message.blocks,
+        heads=message.heads,
+        classes=message.classes,
+        labels=tuple(message.labels),
+        preprocessing=_preprocessing(message.preprocessing),
+        # A kind that only a newer contract knows is of no call that this client can make.
+        methods=tuple(_method(method) for method in message.methods if method.kind in _KINDS),
+        default_explanation_method=_parameters.decode(message.default_explanation_method),
+        default_pair_method=_parameters.decode(message.default_pair_method),
+    )
+
+
+def _preprocessing(message: model_service_pb2.PreprocessingInfo) -> PreprocessingInfo:
+    return PreprocessingInfo(
+        resize_mode=message.resize_mode,
+        crop_fraction=message.crop_fraction,
+        interpolation=message.interpolation,
+        mean=tuple(message.mean),
+        std=tuple(message.std),
+        digest=message.digest,
+    )
+
+
+def _method(message: model_service_pb2.MethodInfo) -> MethodInfo:
+    which = message.WhichOneof("defaults")
+    return MethodInfo(
+        name=message.name,
+        kind=_KINDS[message.kind],
+        summary=message.summary,
+        refusal=message.refusal,
+        takes_target=message.takes_target,
+        revision=message.revision,
+        parameters=tuple(_parameter(parameter) for parameter in message.parameters),
+        defaults=None if which is None else _parameters.decode(getattr(message, which)),
+    )
+
+
+def _parameter(message: model_service_pb2.ParameterInfo) -> ParameterInfo:
+    return ParameterInfo(
+        name=message.name,
+        type=message.type,
+        default=message.default_value,
+        description=message.description,
+        minimum=message.minimum if message.HasField("minimum") else None,
+        maximum=message.maximum if message.HasField("maximum") else None,
+        choices=tuple(message.choices),
+    )

@@ -1,0 +1,122 @@
+"""Requests of the contract, built and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pairlens import _parameters
+from pairlens._images import EncodedImage
+from pairlens.errors import InvalidParameterError
+from pairlens.models import MethodKind
+from pairlens.options import Rendering
+from pairlens.rendering import ColorMap, ColorScale, Interpolation
+from pairlens.v1 import common_pb2, explanation_service_pb2, methods_pb2
+
+_COLOR_MAPS = {
+    ColorMap.VIRIDIS: common_pb2.COLOR_MAP_VIRIDIS,
+    ColorMap.INFERNO: common_pb2.COLOR_MAP_INFERNO,
+    ColorMap.JET: common_pb2.COLOR_MAP_JET,
+}
+_COLOR_SCALES = {
+    ColorScale.IMAGE: common_pb2.COLOR_SCALE_IMAGE,
+    ColorScale.PAIR: common_pb2.COLOR_SCALE_PAIR,
+    ColorScale.FIXED: common_pb2.COLOR_SCALE_FIXED,
+}
+_INTERPOLATIONS = {
+    Interpolation.NEAREST: common_pb2.INTERPOLATION_NEAREST,
+    Interpolation.BILINEAR: common_pb2.INTERPOLATION_BILINEAR,
+    Interpolation.BICUBIC: common_pb2.INTERPOLATION_BICUBIC,
+}
+
+
+def explain_request(
+    image: EncodedImage,
+    *,
+    model: str,
+    method: str | None,
+    parameters: Mapping[str, object],
+    target: int | str | None,
+    render: Rendering | None,
+) -> explanation_service_pb2.ExplainRequest:
+    """Build the request of `Client.explain`.
+
+    Args:
+        image: The picture.
+        model: Name of a served model.
+        method: None for the server's default, then without parameters.
+        parameters: Of the method.
+        target: Class index, label, or None for the predicted class.
+        render: What to draw, resolved.
+
+    Raises:
+        InvalidParameterError: See `_parameters.fill`; or a bad target.
+    """
+    request = explanation_service_pb2.ExplainRequest(
+        model=model, image=common_pb2.Image(inline=image.data)
+    )
+    if method is not None:
+        _parameters.fill(request.method, MethodKind.EXPLANATION, method, parameters)
+    if target is not None:
+        request.target.CopyFrom(_target(target))
+    if render is not None:
+        request.rendering.CopyFrom(_rendering(render))
+    return request
+
+
+def pair_request(
+    query: EncodedImage,
+    candidates: Sequence[EncodedImage],
+    *,
+    model: str,
+    method: str | None,
+    parameters: Mapping[str, object],
+    render: Rendering | None,
+) -> explanation_service_pb2.PairSimilarityRequest:
+    """Build the request of `Client.pair_similarity`; arguments as in `explain_request`.
+
+    Raises:
+        InvalidParameterError: No candidate; or see `_parameters.fill`.
+    """
+    if not candidates:
+        raise InvalidParameterError("give at least one candidate", field="candidates")
+    request = explanation_service_pb2.PairSimilarityRequest(
+        model=model,
+        query=common_pb2.Image(inline=query.data),
+        candidates=[common_pb2.Image(inline=candidate.data) for candidate in candidates],
+    )
+    if method is not None:
+        _parameters.fill(request.method, MethodKind.PAIR, method, parameters)
+    if render is not None:
+        request.rendering.CopyFrom(_rendering(render))
+    return request
+
+
+def _target(target: int | str) -> methods_pb2.Target:
+    if isinstance(target, str):
+        if not target:
+            raise InvalidParameterError("the target's label is empty", field="target")
+        return methods_pb2.Target(label=target)
+    index = _parameters.as_index(target)
+    if index is None:
+        raise InvalidParameterError(
+            f"target is a class index (0 or more), a label, or None for the predicted class; "
+            f"not {target!r}",
+            field="target",
+        )
+    return methods_pb2.Target(class_index=index)
+
+
+def _rendering(render: Rendering) -> common_pb2.Rendering:
+    # All settings are sent, so that a server with other defaults draws the same.
+    message = common_pb2.Rendering(
+        upsampled=render.upsampled,
+        overlay=render.overlay,
+        color_map=_COLOR_MAPS[ColorMap(render.color_map)],
+        scale=_COLOR_SCALES[ColorScale(render.scale)],
+        opacity=render.opacity,
+        interpolation=_INTERPOLATIONS[Interpolation(render.interpolation)],
+        max_side=render.max_side,
+    )
+    if render.fixed is not None:
+        message.fixed_min, message.fixed_max = render.fixed
+    return message

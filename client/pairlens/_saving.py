@@ -1,0 +1,98 @@
+"""Results written to files, by the file's suffix."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from pairlens.errors import InvalidParameterError
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+ARRAY_SUFFIXES = (".npy", ".npz")
+
+
+def save(
+    path: str | os.PathLike[str],
+    style: Mapping[str, object],
+    *,
+    draw: Callable[[], Image.Image],
+    array: npt.NDArray[np.generic] | None,
+    arrays: Callable[[], dict[str, npt.NDArray[Any]]],
+) -> None:
+    """Write a picture, one array (.npy) or named arrays (.npz).
+
+    Args:
+        path: Overwritten when it exists.
+        style: What the caller asked of the picture; refused where none is written.
+        draw: Makes the picture.
+        array: What an .npy holds; None when one array cannot hold the result.
+        arrays: Makes what an .npz holds.
+
+    Raises:
+        InvalidParameterError: Another suffix, or a style without a picture.
+        OSError: The file cannot be written.
+    """
+    path = Path(path)
+    suffix = check_suffix(path, npy=array is not None)
+    if suffix in ARRAY_SUFFIXES and style:
+        raise InvalidParameterError(
+            f"{', '.join(style)}: a {suffix} file holds values and no colours", field="path"
+        )
+    if suffix == ".npz":
+        write_arrays(path, arrays())
+    elif suffix == ".npy":
+        write_array(path, np.asarray(array))
+    elif suffix == ".png":
+        draw().save(path, "PNG")
+    else:
+        draw().save(path, "JPEG", quality=95)
+
+
+def write_array(path: Path, array: npt.NDArray[Any]) -> None:
+    """Write an .npy without pickle."""
+    with path.open("wb") as file:  # numpy would add ".npy" to a path that ends in ".NPY"
+        np.save(file, array, allow_pickle=False)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write an .npz; numpy's own `savez` cannot be told everywhere to leave pickle alone."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def check_suffix(path: Path, *, npy: bool) -> str:
+    """The path's suffix in lower case.
+
+    Args:
+        path: Where a result is to go.
+        npy: Whether one array can hold the result.
+
+    Raises:
+        InvalidParameterError: No result is written to such files.
+    """
+    suffix = path.suffix.lower()
+    accepted = [*PICTURE_SUFFIXES, *ARRAY_SUFFIXES]
+    if not npy:
+        accepted.remove(".npy")
+    if suffix not in accepted:
+        raise InvalidParameterError(
+            f"cannot write {path.name}: the suffix is one of {', '.join(accepted)}", field="path"
+        )
+    return suffix
+
+
+def png(picture: Image.Image) -> bytes:
+    """A picture as a PNG file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,138 @@
+"""`pairlens models`: what a server holds and takes."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from pairlens import cli_arguments, cli_output
+from pairlens.models import MethodInfo, ModelDetails, ModelInfo, ParameterInfo
+
+if TYPE_CHECKING:
+    from pairlens.cli_arguments import Commands
+
+_EPILOG = """\
+examples:
+  pairlens models
+  pairlens models deit_tiny        methods, parameters with defaults, limits
+  pairlens models --json | jq -r '.models[].name'
+"""
+
+
+def add_command(commands: Commands) -> None:
+    """Add the command."""
+    parser = cli_arguments.add_command(
+        commands, "models", "List the served models, or describe one of them.", _EPILOG
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="describe this model")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; 0, or a PairlensError."""
+    with cli_arguments.open_client(arguments) as client:
+        if arguments.name is None:
+            models = client.list_models()
+            if arguments.json:
+                cli_output.print_json({"models": models})
+            else:
+                _print_models(models)
+            return 0
+        details = client.get_model(arguments.name)
+    if arguments.json:
+        cli_output.print_json(details)
+    else:
+        _print_details(details)
+    return 0
+
+
+def _print_models(models: tuple[ModelInfo, ...]) -> None:
+    cli_output.print_table(
+        "",
+        ("model", "architecture", "input", "grid", "pooling", "classes", "device", "methods"),
+        [
+            (
+                model.name,
+                model.architecture,
+                f"{model.input_height} x {model.input_width}",
+                f"{model.grid_rows} x {model.grid_columns}",
+                model.pooling,
+                model.classes,
+                f"{model.device} {model.dtype}",
+                ", ".join(method.name for method in model.methods if method.supported),
+            )
+            for model in models
+        ],
+    )
+
+
+def _print_details(details: ModelDetails) -> None:
+    model, limits = details.model, details.limits
+    cli_output.print_table(model.name, ("property", "value"), _properties(model))
+    cli_output.print_table(
+        "methods",
+        ("method", "kind", "target", "what it shows, or why the model cannot give it"),
+        [
+            (
+                _marked(method, model),
+                method.kind.value,
+                "yes" if method.takes_target else "",
+                method.summary if method.supported else f"refused: {method.refusal}",
+            )
+            for method in model.methods
+        ],
+    )
+    rows = [
+        (method.name, parameter.name, _values(parameter), parameter.default, parameter.description)
+        for method in model.methods
+        for parameter in method.parameters
+    ]
+    if rows:
+        cli_output.print_table(
+            "parameters", ("method", "parameter", "values", "default", "meaning"), rows
+        )
+    cli_output.print_table(
+        "limits",
+        ("limit", "value"),
+        [
+            ("largest request", f"{limits.max_request_bytes:,} bytes"),
+            ("largest picture", f"{limits.max_image_bytes:,} bytes"),
+            ("largest picture", f"{limits.max_image_pixels:,} pixels"),
+            ("most candidates", f"{limits.max_candidates:,}"),
+            ("most rendered", f"{limits.max_rendered_pixels:,} pixels"),
+            ("formats", ", ".join(limits.image_formats)),
+        ],
+    )
+
+
+def _properties(model: ModelInfo) -> list[tuple[str, str]]:
+    how = model.preprocessing
+    crop = f" {how.crop_fraction:.3g}" if how.resize_mode == "crop" else ""
+    transformer = [("blocks x heads", f"{model.blocks} x {model.heads}")] if model.blocks else []
+    return [
+        ("architecture", f"{model.architecture} ({model.family})"),
+        ("fingerprint", model.fingerprint),
+        ("device", f"{model.device} {model.dtype}"),
+        ("input", f"{model.input_height} x {model.input_width} pixels"),
+        ("preprocessing", f"{how.resize_mode}{crop}, {how.interpolation}"),
+        ("grid", f"{model.grid_rows} x {model.grid_columns} cells"),
+        ("prefix tokens", str(model.prefix_tokens)),
+        *transformer,
+        ("pooling", model.pooling),
+        ("embedding", f"{model.embedding_size}{', projected' if model.projection else ''}"),
+        ("classes", str(model.classes)),
+    ]
+
+
+def _marked(method: MethodInfo, model: ModelInfo) -> str:
+    default = model.default_method(method.kind)
+    is_default = default is not None and default.name == method.name
+    return f"{method.name} (default)" if is_default else method.name
+
+
+def _values(parameter: ParameterInfo) -> str:
+    if parameter.choices:
+        return ", ".join(parameter.choices)
+    if parameter.minimum is not None and parameter.maximum is not None:
+        return f"{parameter.minimum:g} to {parameter.maximum:g}"
+    return parameter.type

@@ -1,0 +1,118 @@
+"""What commands print: tables for people, JSON for programs, progress for the patient."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from enum import Enum
+from typing import TypeVar
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
+
+from pairlens.errors import PairlensError
+from pairlens.models import Method
+from pairlens.results import PlacedMap
+
+_Item = TypeVar("_Item")
+
+_WIDTH_WITHOUT_TERMINAL = 200
+
+
+def printable(text: str) -> str:
+    """One line without characters that steer a terminal; names and labels are not ours."""
+    line = " ".join(text.split())
+    return "".join(letter if letter.isprintable() else "�" for letter in line)
+
+
+def stdout() -> Console:
+    """Where results go; wide where nobody looks, so that tables keep their lines."""
+    width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
+    return Console(file=sys.stdout, width=width, highlight=False)
+
+
+def progress(items: Sequence[_Item], what: str) -> Iterable[_Item]:
+    """Go through items under a progress bar; none for one item, or where nobody looks."""
+    if len(items) < 2 or not sys.stderr.isatty():
+        return items  # rich 13 prints an empty line even for a disabled bar
+    return track(items, what, console=Console(file=sys.stderr), transient=True)
+
+
+def working(what: str) -> AbstractContextManager[object]:
+    """Show that something is going on, unless nobody looks."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    return Console(file=sys.stderr).status(what)
+
+
+def warn(message: str) -> None:
+    """Name something that did not stop the command."""
+    sys.stderr.write(f"pairlens: {printable(message)}\n")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table; numbers are aligned on the right, None is left empty."""
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
+    lines = [list(row) for row in rows]
+    for index, column in enumerate(columns):
+        numbers = all(isinstance(line[index], (int, float, type(None))) for line in lines)
+        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
+    for line in lines:
+        table.add_row(*(Text(_cell(value)) for value in line))
+    stdout().print(table)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.5g}" if isinstance(value, float) else printable(str(value))
+
+
+def print_json(document: object) -> None:
+    """Print one JSON document on one line; nothing else may be on standard output."""
+    sys.stdout.write(json.dumps(to_json(document), allow_nan=False) + "\n")
+
+
+def to_json(value: object) -> object:
+    """The value as what `json` can write.
+
+    Frozen values become objects, arrays become nested lists, errors become objects
+    with `code`, `reason`, `field` and `message`. JSON knows no NaN and no infinity:
+    they become null.
+    """
+    if isinstance(value, Method):
+        return {"name": value.name, "parameters": value.parameters}
+    if isinstance(value, PlacedMap):
+        return map_json(value)
+    if isinstance(value, PairlensError):
+        return {name: getattr(value, name) for name in ("code", "reason", "field", "message")}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, np.ndarray):
+        return to_json(value.tolist())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
+    if isinstance(value, dict):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    return value
+
+
+def map_json(placed: PlacedMap) -> dict[str, object]:
+    """A map's values and where they lie, without its picture."""
+    names = ("min", "max", "constant", "geometry")
+    document: dict[str, object] = {"values": to_json(placed.heatmap)}
+    return document | {name: to_json(getattr(placed, name)) for name in names}

@@ -1,0 +1,203 @@
+"""What a server holds and takes, as frozen values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TypeAlias
+
+ParameterValue: TypeAlias = "int | bool | str"
+"""Value of a method's parameter; enum values are their lower-case names ("strict")."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method with its parameters.
+
+    Attributes:
+        name: As in `MethodInfo.name`.
+        arguments: Pairs of a parameter's name and its value, in the contract's order.
+            A parameter that is absent is unset, which has a meaning of its own.
+    """
+
+    name: str
+    arguments: tuple[tuple[str, ParameterValue], ...] = ()
+
+    @property
+    def parameters(self) -> dict[str, ParameterValue]:
+        """The arguments as a new dictionary."""
+        return dict(self.arguments)
+
+    def __str__(self) -> str:
+        return f"{self.name}({', '.join(f'{name}={value}' for name, value in self.arguments)})"
+
+
+class MethodKind(str, Enum):
+    """Which call takes a method."""
+
+    EXPLANATION = "explanation"  # `Client.explain`
+    PAIR = "pair"  # `Client.pair_similarity`
+
+
+@dataclass(frozen=True)
+class ParameterInfo:
+    """A parameter of a method, for one model.
+
+    Attributes:
+        name: Keyword under which `Client.explain` and `pair_similarity` take it.
+        type: "int", "bool" or "enum".
+        default: The default as text; "" when unset has a meaning of its own.
+        description: What the values are, and what unset means.
+        minimum, maximum: Inclusive range of an "int", or None.
+        choices: Names of an "enum".
+    """
+
+    name: str
+    type: str
+    default: str
+    description: str
+    minimum: float | None
+    maximum: float | None
+    choices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """A method, as one model gives it.
+
+    Attributes:
+        name: Name to pass as `method`.
+        kind: Which call takes it.
+        summary: One line on what the map shows.
+        refusal: Why the model cannot give it; "" when it can.
+        takes_target: Whether the map depends on a class.
+        revision: Changes whenever the method's numbers do.
+        parameters: Empty for methods that the model refuses.
+        defaults: The method with its defaults for this model; None when refused.
+    """
+
+    name: str
+    kind: MethodKind
+    summary: str
+    refusal: str
+    takes_target: bool
+    revision: int
+    parameters: tuple[ParameterInfo, ...]
+    defaults: Method | None
+
+    @property
+    def supported(self) -> bool:
+        """Whether the model gives the method."""
+        return not self.refusal
+
+
+@dataclass(frozen=True)
+class PreprocessingInfo:
+    """How a picture becomes the model's input.
+
+    Attributes:
+        resize_mode: "stretch", "crop" (shorter side to the size over
+            `crop_fraction`, then the centre) or "pad".
+        crop_fraction: In (0, 1].
+        interpolation: "nearest", "bilinear" or "bicubic", with antialiasing.
+        mean, std: Per channel (red, green, blue) of values in [0, 1].
+        digest: Hash of these settings and the input size (hex).
+    """
+
+    resize_mode: str
+    crop_fraction: float
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    digest: str
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A served model.
+
+    Attributes:
+        name: Name to pass as `model`.
+        architecture: timm's name.
+        family: "vit", "resnet" or "resnetv2".
+        fingerprint: Hash of architecture, weights, projection, preprocessing and dtype.
+        device: "cpu", "cuda:0" and the like.
+        dtype: What the model computes in ("float32").
+        input_height, input_width: Input size in pixels.
+        embedding_size: Length of the vector whose cosine `pair_similarity` explains.
+        projection: Whether a projection follows the pooling.
+        pooling: How tokens or cells become one vector ("token", "avg", "max", ...).
+        grid_rows, grid_columns: Cells of the maps.
+        prefix_tokens: Tokens before the patches; 0 for CNNs.
+        blocks, heads: Transformer blocks, and heads of each; 0 for CNNs.
+        classes: Of the head; 0 without one.
+        labels: Label of each class, or empty.
+        preprocessing: How a picture becomes the input.
+        methods: Supported and refused; those of `explain` come first.
+        default_explanation_method, default_pair_method: What runs when a call names no
+            method; None when the model has none.
+    """
+
+    name: str
+    architecture: str
+    family: str
+    fingerprint: str
+    device: str
+    dtype: str
+    input_height: int
+    input_width: int
+    embedding_size: int
+    projection: bool
+    pooling: str
+    grid_rows: int
+    grid_columns: int
+    prefix_tokens: int
+    blocks: int
+    heads: int
+    classes: int
+    labels: tuple[str, ...] = field(repr=False)
+    preprocessing: PreprocessingInfo
+    methods: tuple[MethodInfo, ...] = field(repr=False)
+    default_explanation_method: Method | None
+    default_pair_method: Method | None
+
+    def default_method(self, kind: MethodKind) -> Method | None:
+        """What runs when a call of that kind names no method."""
+        if kind is MethodKind.PAIR:
+            return self.default_pair_method
+        return self.default_explanation_method
+
+    def supports(self, method: str, kind: MethodKind) -> bool:
+        """Whether the model gives a method of that name and kind."""
+        return any(
+            info.name == method and info.kind is kind and info.supported for info in self.methods
+        )
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request to the server may hold.
+
+    Attributes:
+        max_request_bytes: Of the whole request.
+        max_image_bytes: Of one encoded picture.
+        max_image_pixels: Of one picture.
+        max_candidates: Of one call of `pair_similarity`.
+        max_rendered_pixels: Of all pixels that the server draws for one call.
+        image_formats: Accepted file formats ("JPEG", "PNG", ...).
+    """
+
+    max_request_bytes: int
+    max_image_bytes: int
+    max_image_pixels: int
+    max_candidates: int
+    max_rendered_pixels: int
+    image_formats: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ModelDetails:
+    """One model, and the limits of the server that holds it."""
+
+    model: ModelInfo
+    limits: Limits

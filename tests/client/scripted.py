@@ -1,0 +1,244 @@
+"""A gRPC server of the real contract whose answers a test decides."""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from collections.abc import Callable
+from concurrent import futures
+
+import grpc
+import numpy as np
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_status import rpc_status
+from PIL import Image
+
+from pairlens.v1 import (
+    common_pb2,
+    explanation_service_pb2,
+    explanation_service_pb2_grpc,
+    methods_pb2,
+    model_service_pb2,
+    model_service_pb2_grpc,
+)
+from tests.client.scripted_models import cnn_info, vit_info
+
+ROWS, COLUMNS = 2, 3
+CODES = {
+    "INVALID_PARAMETER": "INVALID_ARGUMENT",
+    "IMAGE_UNDECODABLE": "INVALID_ARGUMENT",
+    "IMAGE_TOO_LARGE": "INVALID_ARGUMENT",
+    "MODEL_NOT_FOUND": "NOT_FOUND",
+    "METHOD_UNSUPPORTED": "FAILED_PRECONDITION",
+    "QUEUE_FULL": "RESOURCE_EXHAUSTED",
+    "OUT_OF_MEMORY": "RESOURCE_EXHAUSTED",
+    "DEADLINE_UNREACHABLE": "DEADLINE_EXCEEDED",
+    "NOT_READY": "UNAVAILABLE",
+    "DRAINING": "UNAVAILABLE",
+    "INTERNAL": "INTERNAL",
+}
+"""The contract's list of reasons and their codes (explanation_service.proto)."""
+
+Act = Callable[[grpc.ServicerContext], None]
+
+
+def status(
+    reason: str, message: str = "why", *, field: str = "", retry_after: float | None = None
+) -> status_pb2.Status:
+    """A status as the server makes it."""
+    result = status_pb2.Status(code=code_pb2.Code.Value(CODES[reason]), message=message)
+    result.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain="pairlens"))
+    if field:
+        bad = error_details_pb2.BadRequest()
+        bad.field_violations.add(field=field, description=message)
+        result.details.add().Pack(bad)
+    if retry_after is not None:
+        delay = Duration()
+        delay.FromNanoseconds(round(retry_after * 1e9))
+        result.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    return result
+
+
+def fails(reason: str, message: str = "why", **details: object) -> Act:
+    """End a call with one of the contract's errors."""
+    return lambda context: context.abort_with_status(
+        rpc_status.to_status(status(reason, message, **details))
+    )
+
+
+def tensor(array: np.ndarray) -> common_pb2.Tensor:
+    array = np.ascontiguousarray(array, "<f4")
+    return common_pb2.Tensor(
+        dtype=common_pb2.DATA_TYPE_FLOAT32, shape=array.shape, data=array.tobytes()
+    )
+
+
+def heatmap(image: bytes, *, scale: float = 1.0) -> common_pb2.Heatmap:
+    """Values 0, 1, ... on ROWS x COLUMNS over the whole picture."""
+    with Image.open(io.BytesIO(image)) as picture:
+        width, height = picture.size
+    values = scale * np.arange(ROWS * COLUMNS, dtype=np.float32).reshape(ROWS, COLUMNS)
+    return common_pb2.Heatmap(
+        values=tensor(values),
+        min=values.min(),
+        max=values.max(),
+        geometry=common_pb2.GridGeometry(
+            rows=ROWS,
+            columns=COLUMNS,
+            image_height=height,
+            image_width=width,
+            region=common_pb2.Box(left=0, top=0, right=width, bottom=height),
+        ),
+    )
+
+
+def provenance(model: str, method: str) -> common_pb2.Provenance:
+    return common_pb2.Provenance(
+        model=model,
+        model_fingerprint="f00d",
+        method=method,
+        method_revision=3,
+        preprocessing_digest="beef",
+        dtype="float32",
+        device="cpu",
+        server_version="9.9",
+    )
+
+
+def timing() -> common_pb2.Timing:
+    return common_pb2.Timing(
+        total=Duration(seconds=1, nanos=500_000_000), cached_images=1, images=2
+    )
+
+
+class Scripted(
+    explanation_service_pb2_grpc.ExplanationServiceServicer,
+    model_service_pb2_grpc.ModelServiceServicer,
+):
+    """Answers like a small server, unless a test has put acts on the script.
+
+    Attributes:
+        script: What the next calls do first, one act for each call.
+        calls: Requests that arrived, in order, with attempts that the script refused.
+        deadlines: Seconds that each of them had left.
+        models: What ListModels answers.
+        overlay_png: What Explain returns as drawn, when a drawing is asked for.
+    """
+
+    def __init__(self) -> None:
+        self.script: deque[Act] = deque()
+        self.calls: list[object] = []
+        self.deadlines: list[float] = []
+        self.models = [vit_info(), cnn_info()]
+        self.overlay_png = b""
+
+    def _arrived(self, request: object, context: grpc.ServicerContext) -> None:
+        self.calls.append(request)
+        self.deadlines.append(context.time_remaining())
+        if self.script:
+            self.script.popleft()(context)
+
+    def requests(self, kind: type) -> list[object]:
+        return [call for call in self.calls if isinstance(call, kind)]
+
+    def ListModels(self, request, context):  # noqa: N802
+        self._arrived(request, context)
+        return model_service_pb2.ListModelsResponse(models=self.models)
+
+    def GetModel(self, request, context):  # noqa: N802
+        self._arrived(request, context)
+        for model in self.models:
+            if model.name == request.model:
+                limits = model_service_pb2.Limits(
+                    max_request_bytes=1 << 20, max_candidates=4, image_formats=["PNG"]
+                )
+                return model_service_pb2.GetModelResponse(model=model, limits=limits)
+        return fails("MODEL_NOT_FOUND", f"no model '{request.model}'")(context)
+
+    def Explain(self, request, context):  # noqa: N802
+        self._arrived(request, context)
+        try:
+            drawn = heatmap(request.image.inline)
+        except OSError:
+            return fails("IMAGE_UNDECODABLE", "not a picture", field="image")(context)
+        method = request.method
+        if method.WhichOneof("method") is None:
+            method = methods_pb2.ExplanationMethod(rollout={"start_block": 0, "end_block": 11})
+        response = explanation_service_pb2.ExplainResponse(
+            heatmap=drawn,
+            method=method,
+            provenance=provenance(request.model, method.WhichOneof("method")),
+            timing=timing(),
+        )
+        if request.rendering.overlay:
+            response.rendered.overlay_png = self.overlay_png
+        if method.WhichOneof("method") == "grad_cam":
+            target = explanation_service_pb2.ResolvedTarget(
+                class_index=request.target.class_index or 1,
+                label=request.target.label or "goldfish",
+                logit=2.5,
+                probability=0.75,
+            )
+            response.target.CopyFrom(target)
+        return response
+
+    def PairSimilarity(self, request, context):  # noqa: N802
+        self._arrived(request, context)
+        method = request.method
+        if method.WhichOneof("method") is None:
+            method = methods_pb2.PairMethod(
+                pooled_decomposition={"profile": common_pb2.PROFILE_STRICT}
+            )
+        response = explanation_service_pb2.PairSimilarityResponse(
+            method=method,
+            provenance=provenance(request.model, "pooled_decomposition"),
+            timing=timing(),
+        )
+        for index, candidate in enumerate(request.candidates):
+            result = response.results.add()
+            try:
+                match = result.match
+                match.candidate.heatmap.CopyFrom(heatmap(candidate.inline, scale=2.0))
+            except OSError:
+                result.error.CopyFrom(
+                    status("IMAGE_UNDECODABLE", "not a picture", field=f"candidates[{index}]")
+                )
+                continue
+            match.query.heatmap.CopyFrom(heatmap(request.query.inline))
+            match.similarity = 0.5 + index / 8
+            match.query.sum, match.query.bias_share, match.query.prefix_share = 0.25, 0.125, 0.0625
+            if method.pooled_decomposition.match_matrix:
+                match.match_matrix.CopyFrom(tensor(np.full((ROWS * COLUMNS,) * 2, index)))
+        return response
+
+
+class Running:
+    """A `Scripted` at an address, by default at a free port."""
+
+    def __init__(self, address: str = "127.0.0.1:0") -> None:
+        self.service = Scripted()
+        limits = [("grpc.max_receive_message_length", 8 * 2**20)]
+        self._server = grpc.server(futures.ThreadPoolExecutor(8), options=limits)
+        explanation_service_pb2_grpc.add_ExplanationServiceServicer_to_server(
+            self.service, self._server
+        )
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(self.service, self._server)
+        self.health = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
+        self.target = f"127.0.0.1:{self._server.add_insecure_port(address)}"
+        self._server.start()
+
+    def stop(self) -> None:
+        self._server.stop(None).wait()
+
+
+def png(height: int = 40, width: int = 60, *, noise: bool = False) -> bytes:
+    """An encoded picture; noise does not compress (3 bytes a pixel)."""
+    pixels = np.full((height, width, 3), 128, np.uint8)
+    if noise:
+        pixels = np.random.default_rng(0).integers(0, 256, pixels.shape, dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
