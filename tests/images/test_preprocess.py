@@ -12,6 +12,7 @@ from pairlens.rendering import Box, enlarge
 from pairlens.rendering import Interpolation as Drawing
 from pairlens_server.images.admission import ImageLimits, Picture, decode
 from pairlens_server.images.preprocess import grid_geometry, input_pixels
+from pairlens_server.models.loaded import TokenLayout
 from pairlens_server.models.preprocessing import Interpolation, Preprocessing, ResizeMode
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -31,7 +32,8 @@ class Prepared:
 
     def __init__(self, picture: Picture, preprocessing: Preprocessing, rows: int, columns: int):
         self.pixels = input_pixels(picture, preprocessing)
-        self.geometry = grid_geometry(picture.height, picture.width, preprocessing, rows, columns)
+        layout = TokenLayout(rows, columns, 0, ())
+        self.geometry = grid_geometry(picture.height, picture.width, preprocessing, layout)
 
 
 def noise(height: int, width: int) -> Picture:
@@ -202,3 +204,11 @@ def test_geometry_is_exact_to_a_fraction_of_a_pixel(mode) -> None:
     inside = (x > 10) & (x < width - 10)
     assert np.abs(levels - x)[inside].max() < 2.1  # one grey level is two pixels wide
     assert abs((levels - x)[inside].mean()) < 0.1
+
+
+def test_pixels_that_no_patch_covers_are_outside_the_region() -> None:
+    # 27 patches of 14 pixels cover 378 of 384: SigLIP's patch-14 models at 384.
+    layout = TokenLayout(27, 27, 0, (), unseen_bottom=6, unseen_right=6)
+    settings = settings_of(ResizeMode.STRETCH, (384, 384))
+    region = grid_geometry(768, 384, settings, layout).region
+    assert region == Box(left=0, top=0, right=378, bottom=756)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import timm
 import torch
 
+from pairlens_server.models.architectures import token_layout
 from pairlens_server.models.config import ModelConfig
 from pairlens_server.models.loaded import Family, TokenLayout
-from pairlens_server.models.preprocessing import Interpolation, ResizeMode
+from pairlens_server.models.preprocessing import Interpolation, Preprocessing, ResizeMode
 
 from .conftest import config, features, random_model, refusal
 
@@ -140,3 +142,15 @@ def test_pooling_refused_by_the_architecture() -> None:
     entry = config("vit", random_weights=True, seed=0, pooling="catavgmax")
     assert "cannot build vit_tiny_patch16_224" in refusal(entry)
     assert "cannot build" in refusal(config("deit", random_weights=True, seed=0, pooling="avg"))
+
+
+def test_an_input_that_is_no_multiple_of_the_patch_leaves_a_border_unseen():
+    network = timm.create_model(
+        "vit_tiny_patch16_224", img_size=(20, 30), patch_size=8, depth=1, embed_dim=32, num_heads=2
+    )
+    settings = Preprocessing(
+        20, 30, ResizeMode.STRETCH, 1.0, Interpolation.BILINEAR, (0.5,) * 3, (0.5,) * 3
+    )
+    layout = token_layout(network, settings)
+    assert (layout.rows, layout.columns) == (2, 3)
+    assert (layout.unseen_bottom, layout.unseen_right) == (4, 6)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from pairlens.rendering import Box, GridGeometry
 from pairlens_server.images.admission import Picture
+from pairlens_server.models.loaded import TokenLayout
 from pairlens_server.models.preprocessing import Interpolation, Preprocessing, ResizeMode
 
 _FILTERS = {
@@ -40,7 +41,7 @@ class _Layout:
 
 
 def grid_geometry(
-    height: int, width: int, preprocessing: Preprocessing, rows: int, columns: int
+    height: int, width: int, preprocessing: Preprocessing, tokens: TokenLayout
 ) -> GridGeometry:
     """Where the cells of a model's grid lie on a picture.
 
@@ -48,8 +49,7 @@ def grid_geometry(
         height: Of the upright picture, in pixels.
         width: Likewise.
         preprocessing: What the model expects.
-        rows: Of the model's grid, which divides its input evenly.
-        columns: Likewise.
+        tokens: The model's grid, which divides the part of the input that it covers.
 
     Returns:
         The geometry, exact to the rounding of the resized size.
@@ -60,10 +60,10 @@ def grid_geometry(
     region = Box(
         left=layout.left * across,
         top=layout.top * down,
-        right=(layout.left + preprocessing.width) * across,
-        bottom=(layout.top + preprocessing.height) * down,
+        right=(layout.left + preprocessing.width - tokens.unseen_right) * across,
+        bottom=(layout.top + preprocessing.height - tokens.unseen_bottom) * down,
     )
-    return GridGeometry(rows, columns, height, width, region)
+    return GridGeometry(tokens.rows, tokens.columns, height, width, region)
 
 
 def input_pixels(picture: Picture, preprocessing: Preprocessing) -> torch.Tensor:

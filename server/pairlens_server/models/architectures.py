@@ -220,7 +220,15 @@ def token_layout(network: Any, preprocessing: Preprocessing) -> TokenLayout:
         # timm before 1.0.16 lacks the attribute and pools patches alone.
         first = 0 if getattr(network, "pool_include_prefix", False) else prefix
         readout = tuple(range(first, tokens))
-    return TokenLayout(int(rows), int(columns), prefix, readout)
+    patch_height, patch_width = network.patch_embed.patch_size
+    return TokenLayout(
+        int(rows),
+        int(columns),
+        prefix,
+        readout,
+        unseen_bottom=preprocessing.height - rows * patch_height,
+        unseen_right=preprocessing.width - columns * patch_width,
+    )
 
 
 def _feature_map_size(network: Any, preprocessing: Preprocessing) -> tuple[int, int]:

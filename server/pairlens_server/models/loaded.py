@@ -28,12 +28,16 @@ class TokenLayout:
         prefix: Tokens before the patches (class, distillation, registers); 0 for CNNs.
         readout: Indices of the tokens that the head reads: `(0,)` for a class token,
             `(0, 1)` for a distilled DeiT, all pooled tokens for mean or max pooling.
+        unseen_bottom, unseen_right: Input pixels at those edges that no patch covers, where
+            the input size is no multiple of the patch size.
     """
 
     rows: int
     columns: int
     prefix: int
     readout: tuple[int, ...]
+    unseen_bottom: int = 0
+    unseen_right: int = 0
 
     @property
     def cells(self) -> int:

@@ -63,10 +63,7 @@ class PictureRecorder:
 
     def geometry(self, model: LoadedModel, picture: Picture) -> GridGeometry:
         """Where the cells of a model's maps lie on a picture."""
-        layout = model.layout
-        return grid_geometry(
-            picture.height, picture.width, model.preprocessing, layout.rows, layout.columns
-        )
+        return grid_geometry(picture.height, picture.width, model.preprocessing, model.layout)
 
     async def record(
         self,
