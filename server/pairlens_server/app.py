@@ -1,0 +1,121 @@
+"""Composition root of `pairlens-server`: build the parts, start them, drain them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from pairlens_server.cache.memory import ActivationCache
+from pairlens_server.config import ServerSettings, dump, parse_command_line
+from pairlens_server.engine.engine import Engine
+from pairlens_server.errors import ConfigurationError
+from pairlens_server.logs import set_up_logging
+from pairlens_server.models.config import ModelConfig, load_model_configs
+from pairlens_server.models.loaded import LoadedModel
+from pairlens_server.models.loading import load_model
+from pairlens_server.models.registry import ModelRegistry
+from pairlens_server.rpc.model_info import limits_message
+from pairlens_server.rpc.server import RpcServer
+from pairlens_server.rpc.servicers import ExplanationServicer, ModelServicer
+from pairlens_server.service.explanations import ExplanationUseCases
+
+_log = logging.getLogger(__name__)
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_ENGINE_CHECK_S = 1.0
+_EXIT_ENGINE_DIED = 1
+_EXIT_CONFIGURATION = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `pairlens-server`.
+
+    Returns:
+        0 after a stop by signal, 1 when the engine died, 2 when the server cannot start as
+        configured.
+    """
+    try:
+        command = parse_command_line(argv)
+        settings = command.settings
+        if command.print_config:
+            sys.stdout.write(dump(settings))
+            return 0
+        set_up_logging(settings.log_level, as_json=settings.log_format == "json")
+        return asyncio.run(_serve(settings))
+    except ConfigurationError as error:
+        sys.stderr.write(f"pairlens-server: {error}\n")
+        return _EXIT_CONFIGURATION
+
+
+async def _serve(settings: ServerSettings) -> int:
+    configs = load_model_configs(settings.models)
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        # While loading there is no call to finish, and a thread that loads cannot be stopped.
+        loop.add_signal_handler(number, os._exit, 0)
+    server = RpcServer(settings.max_request_bytes)
+    # Before the models load, so that a taken port is told at once.
+    address = server.bind(settings.listen)
+    engine = Engine(settings.engine)
+    pool = ThreadPoolExecutor(settings.image_threads, thread_name_prefix="images")
+    try:
+        registry = ModelRegistry(await engine.start(_loader(configs, settings.torch_threads)))
+        await server.start(*_servicers(settings, registry, engine, pool))
+        sys.stdout.write(f"listening on {address}\n")
+        sys.stdout.flush()
+        await engine.warm_up()
+        stop = asyncio.Event()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, stop.set)
+        await server.open()
+        names = ", ".join(registry.names())
+        _log.info("pairlens-server ready on %s (models: %s)", address, names)
+        code = await _until_stopped(stop, engine)
+        _log.info("stopping")
+        # Calls that wait for a dead engine never end.
+        await server.drain(0 if code else settings.drain_s)
+        return code
+    finally:
+        await engine.stop()
+        pool.shutdown()
+
+
+def _loader(
+    configs: Sequence[ModelConfig], threads: int | None
+) -> Callable[[], Sequence[LoadedModel]]:
+    def load() -> Sequence[LoadedModel]:
+        # On the device thread, since OpenMP keeps the number by thread.
+        if threads is not None:
+            torch.set_num_threads(threads)
+        return [load_model(config) for config in configs]
+
+    return load
+
+
+def _servicers(
+    settings: ServerSettings, registry: ModelRegistry, engine: Engine, pool: ThreadPoolExecutor
+) -> tuple[ExplanationServicer, ModelServicer]:
+    limits = settings.limits
+    cache = ActivationCache(settings.cache_bytes)
+    use_cases = ExplanationUseCases(registry, engine, cache, pool, limits)
+    published = limits_message(limits, settings.max_request_bytes)
+    return ExplanationServicer(use_cases), ModelServicer(registry, engine.facts, published)
+
+
+async def _until_stopped(stop: asyncio.Event, engine: Engine) -> int:
+    """Wait for the stop signal (0), or for the engine to die (1)."""
+    while engine.healthy:
+        try:
+            await asyncio.wait_for(stop.wait(), _ENGINE_CHECK_S)
+        except asyncio.TimeoutError:
+            continue
+        return 0
+    _log.critical("the engine died; the process ends, to be started anew")
+    return _EXIT_ENGINE_DIED

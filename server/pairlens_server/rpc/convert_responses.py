@@ -1,0 +1,160 @@
+"""Outcomes of the service to responses of the contract."""
+
+from __future__ import annotations
+
+import numpy as np
+from google.protobuf import duration_pb2
+
+from pairlens.rendering import GridGeometry
+from pairlens.v1 import common_pb2, explanation_service_pb2
+from pairlens_server import __version__
+from pairlens_server.errors import PairlensError
+from pairlens_server.images.render import Rendered
+from pairlens_server.methods.base import Method
+from pairlens_server.models.loaded import LoadedModel
+from pairlens_server.rpc.convert_methods import explanation_message, pair_message
+from pairlens_server.rpc.errors import to_status
+from pairlens_server.service.commands import (
+    ExplainOutcome,
+    Float32Array,
+    PairMatch,
+    PairOutcome,
+    SideMap,
+    Timings,
+)
+
+
+def dtype_name(model: LoadedModel) -> str:
+    """What a model computes in, as the contract names it ("float32")."""
+    return str(model.dtype).removeprefix("torch.")
+
+
+def tensor(values: Float32Array) -> common_pb2.Tensor:
+    """A float32 array as bytes; `repeated float` takes 25 times as long to encode."""
+    return common_pb2.Tensor(
+        dtype=common_pb2.DATA_TYPE_FLOAT32,
+        shape=values.shape,
+        data=np.ascontiguousarray(values, dtype="<f4").tobytes(),
+    )
+
+
+def geometry_message(geometry: GridGeometry) -> common_pb2.GridGeometry:
+    """Where the cells of a map lie."""
+    box = geometry.region
+    return common_pb2.GridGeometry(
+        rows=geometry.rows,
+        columns=geometry.columns,
+        image_height=geometry.image_height,
+        image_width=geometry.image_width,
+        region=common_pb2.Box(left=box.left, top=box.top, right=box.right, bottom=box.bottom),
+    )
+
+
+def heatmap_message(values: Float32Array, geometry: GridGeometry) -> common_pb2.Heatmap:
+    """A map with its range and geometry."""
+    low, high = float(values.min()), float(values.max())
+    return common_pb2.Heatmap(
+        values=tensor(values),
+        min=low,
+        max=high,
+        geometry=geometry_message(geometry),
+        constant=low == high,
+    )
+
+
+def rendered_message(rendered: Rendered | None) -> common_pb2.Rendered | None:
+    """What was drawn; None leaves the field unset."""
+    if rendered is None:
+        return None
+    return common_pb2.Rendered(
+        upsampled=None if rendered.upsampled is None else tensor(rendered.upsampled),
+        overlay_png=rendered.overlay_png or b"",
+    )
+
+
+def provenance_message(model: LoadedModel, method: Method) -> common_pb2.Provenance:
+    """Enough to repeat an answer."""
+    return common_pb2.Provenance(
+        model=model.name,
+        model_fingerprint=model.fingerprint,
+        method=method.name,
+        method_revision=method.revision,
+        preprocessing_digest=model.preprocessing.digest,
+        dtype=dtype_name(model),
+        device=str(model.device),
+        server_version=__version__,
+    )
+
+
+def _duration(seconds: float) -> duration_pb2.Duration:
+    duration = duration_pb2.Duration()
+    duration.FromNanoseconds(round(seconds * 1e9))
+    return duration
+
+
+def timing_message(timings: Timings) -> common_pb2.Timing:
+    """Where the time went."""
+    return common_pb2.Timing(
+        total=_duration(timings.total_s),
+        decode=_duration(timings.decode_s),
+        queue=_duration(timings.queue_s),
+        compute=_duration(timings.compute_s),
+        method=_duration(timings.method_s),
+        render=_duration(timings.render_s),
+        cached_images=timings.cached_images,
+        images=timings.images,
+    )
+
+
+def explain_response(outcome: ExplainOutcome) -> explanation_service_pb2.ExplainResponse:
+    """Convert an answer of Explain."""
+    target = None
+    if outcome.target is not None:
+        target = explanation_service_pb2.ResolvedTarget(
+            class_index=outcome.target.class_index,
+            label=outcome.target.label,
+            logit=outcome.target.logit,
+            probability=outcome.target.probability,
+        )
+    return explanation_service_pb2.ExplainResponse(
+        heatmap=heatmap_message(outcome.heatmap, outcome.geometry),
+        rendered=rendered_message(outcome.rendered),
+        target=target,
+        method=explanation_message(outcome.method),
+        provenance=provenance_message(outcome.model, outcome.method),
+        timing=timing_message(outcome.timings),
+    )
+
+
+def _side(side: SideMap) -> explanation_service_pb2.SideMap:
+    return explanation_service_pb2.SideMap(
+        heatmap=heatmap_message(side.heatmap, side.geometry),
+        rendered=rendered_message(side.rendered),
+        # In float64, so that the parts add up as far as float32 allows.
+        sum=float(side.heatmap.sum(dtype=np.float64)),
+        bias_share=side.bias_share,
+        prefix_share=side.prefix_share,
+    )
+
+
+def _result(result: PairMatch | PairlensError) -> explanation_service_pb2.PairResult:
+    if isinstance(result, PairlensError):
+        return explanation_service_pb2.PairResult(error=to_status(result))
+    return explanation_service_pb2.PairResult(
+        match=explanation_service_pb2.PairMatch(
+            similarity=result.similarity,
+            query=_side(result.query),
+            candidate=_side(result.candidate),
+            match_matrix=None if result.match_matrix is None else tensor(result.match_matrix),
+        )
+    )
+
+
+def pair_response(outcome: PairOutcome) -> explanation_service_pb2.PairSimilarityResponse:
+    """Convert an answer of PairSimilarity."""
+    return explanation_service_pb2.PairSimilarityResponse(
+        results=[_result(result) for result in outcome.results],
+        method=pair_message(outcome.method),
+        provenance=provenance_message(outcome.model, outcome.method),
+        timing=timing_message(outcome.timings),
+    )

@@ -1,0 +1,106 @@
+"""The one table from errors to gRPC statuses, for whole calls and for single candidates.
+
+Every status carries ErrorInfo with the error's reason, and where they apply BadRequest (the
+field), RetryInfo and ResourceInfo (AIP-193).
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Sequence
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from pairlens_server.errors import (
+    DeadlineUnreachableError,
+    DrainingError,
+    ImageTooLargeError,
+    ImageUndecodableError,
+    InvalidParameterError,
+    MethodUnsupportedError,
+    ModelNotFoundError,
+    NotReadyError,
+    OutOfMemoryError,
+    PairlensError,
+    QueueFullError,
+)
+
+DOMAIN = "pairlens"
+
+CODES: dict[type[PairlensError], grpc.StatusCode] = {
+    InvalidParameterError: grpc.StatusCode.INVALID_ARGUMENT,
+    ImageUndecodableError: grpc.StatusCode.INVALID_ARGUMENT,
+    ImageTooLargeError: grpc.StatusCode.INVALID_ARGUMENT,
+    ModelNotFoundError: grpc.StatusCode.NOT_FOUND,
+    MethodUnsupportedError: grpc.StatusCode.FAILED_PRECONDITION,
+    QueueFullError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    OutOfMemoryError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    DeadlineUnreachableError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    NotReadyError: grpc.StatusCode.UNAVAILABLE,
+    DrainingError: grpc.StatusCode.UNAVAILABLE,
+    PairlensError: grpc.StatusCode.INTERNAL,
+}
+"""Status code of every error; a class that is not listed has that of its nearest base."""
+
+_log = logging.getLogger(__name__)
+
+
+def to_status(error: PairlensError, *, model: str = "") -> status_pb2.Status:
+    """The status of an error, with all details that apply.
+
+    Args:
+        error: What the caller is told.
+        model: The model that the request named, which ModelNotFoundError is about.
+    """
+    details = [_error_info(error.reason, {"field": error.field} if error.field else {})]
+    if error.field:
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=error.field, description=error.message
+        )
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if error.retry_after_s is not None:
+        delay = Duration()
+        delay.FromNanoseconds(round(error.retry_after_s * 1e9))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    if isinstance(error, ModelNotFoundError):
+        details.append(
+            error_details_pb2.ResourceInfo(
+                resource_type="pairlens.v1.ModelInfo",
+                resource_name=model,
+                description=error.message,
+            )
+        )
+    code = next(CODES[base] for base in type(error).__mro__ if base in CODES)
+    return _status(code, error.message, details)
+
+
+def bug_status(error: Exception, method: str) -> status_pb2.Status:
+    """The status of an unforeseen exception: a fixed text, and an id that is logged with it.
+
+    Args:
+        error: Logged with its traceback; nothing of it reaches the caller.
+        method: The RPC, for the log.
+    """
+    incident = secrets.token_hex(8)
+    _log.error("internal error %s in %s", incident, method, exc_info=error)
+    return _status(
+        grpc.StatusCode.INTERNAL,
+        f"internal error; the server's log describes it under {incident}",
+        [_error_info(PairlensError.reason, {"id": incident})],
+    )
+
+
+def _error_info(reason: str, metadata: dict[str, str]) -> Message:
+    info: Message = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
+    return info
+
+
+def _status(code: grpc.StatusCode, message: str, details: Sequence[Message]) -> status_pb2.Status:
+    status = status_pb2.Status(code=code.value[0], message=message)
+    for detail in details:
+        status.details.add().Pack(detail)
+    return status

@@ -1,0 +1,89 @@
+"""The services of the contract: each call a conversion, a use case, and a conversion back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from pairlens.v1 import (
+    explanation_service_pb2,
+    explanation_service_pb2_grpc,
+    model_service_pb2,
+    model_service_pb2_grpc,
+)
+from pairlens_server.models.loaded import LoadedModel
+from pairlens_server.models.registry import ModelRegistry
+from pairlens_server.recording.facts import ModelFacts
+from pairlens_server.rpc.convert_requests import explain_command, pair_command, required_model
+from pairlens_server.rpc.convert_responses import explain_response, pair_response
+from pairlens_server.rpc.model_info import model_info
+from pairlens_server.service.explanations import ExplanationUseCases
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class ExplanationServicer(explanation_service_pb2_grpc.ExplanationServiceServicer):
+    """ExplanationService of the contract."""
+
+    def __init__(self, use_cases: ExplanationUseCases):
+        self._use_cases = use_cases
+
+    async def Explain(  # noqa: N802
+        self, request: explanation_service_pb2.ExplainRequest, context: Context
+    ) -> explanation_service_pb2.ExplainResponse:
+        """See the contract."""
+        command = explain_command(request, _deadline_s(context))
+        return explain_response(await self._use_cases.explain(command))
+
+    async def PairSimilarity(  # noqa: N802
+        self, request: explanation_service_pb2.PairSimilarityRequest, context: Context
+    ) -> explanation_service_pb2.PairSimilarityResponse:
+        """See the contract."""
+        command = pair_command(request, _deadline_s(context))
+        return pair_response(await self._use_cases.pair(command))
+
+
+class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
+    """ModelService of the contract.
+
+    Args:
+        registry: The served models.
+        facts: What a model can give.
+        limits: What a request may hold.
+    """
+
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        facts: Callable[[LoadedModel], ModelFacts],
+        limits: model_service_pb2.Limits,
+    ):
+        self._registry = registry
+        self._facts = facts
+        self._limits = limits
+
+    async def ListModels(  # noqa: N802
+        self, request: model_service_pb2.ListModelsRequest, context: Context
+    ) -> model_service_pb2.ListModelsResponse:
+        """See the contract."""
+        models = self._registry.all()
+        return model_service_pb2.ListModelsResponse(models=[self._info(m) for m in models])
+
+    async def GetModel(  # noqa: N802
+        self, request: model_service_pb2.GetModelRequest, context: Context
+    ) -> model_service_pb2.GetModelResponse:
+        """See the contract."""
+        model = self._registry.get(required_model(request.model))
+        return model_service_pb2.GetModelResponse(model=self._info(model), limits=self._limits)
+
+    def _info(self, model: LoadedModel) -> model_service_pb2.ModelInfo:
+        return model_info(model, self._facts(model))
+
+
+def _deadline_s(context: Context) -> float | None:
+    """The call's deadline in event-loop time, as the engine counts."""
+    remaining_s = context.time_remaining()
+    return None if remaining_s is None else asyncio.get_running_loop().time() + remaining_s

@@ -1,0 +1,145 @@
+"""What right answers hold, over the wire."""
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pairlens_server import __version__
+from tests.contract.support import array, decomposition, encoded, noise, png
+from tests.server_process import LABELS
+
+PAIR_MODELS = ["tiny-vit", "tiny-registers", "tiny-resnet", "tiny-bit", "tiny-headless"]
+
+
+def values(side) -> np.ndarray:
+    return array(side.heatmap.values)
+
+
+@pytest.mark.parametrize("model", PAIR_MODELS)
+def test_strict_parts_add_up_to_the_similarity_on_either_side(server, model):
+    answer = server.pair(model, png(1), png(2, 30, 90), png(3))
+    for result in answer.results:
+        match = result.match
+        assert -1.00001 <= match.similarity <= 1.00001
+        for side in (match.query, match.candidate):
+            assert side.sum == pytest.approx(values(side).sum(), abs=1e-5)
+            total = side.sum + side.bias_share + side.prefix_share
+            assert total == pytest.approx(match.similarity, abs=1e-5)
+
+
+@pytest.mark.parametrize("model", PAIR_MODELS)
+def test_a_picture_and_itself(server, model):
+    (result,) = server.pair(model, png(4), png(4)).results
+    match = result.match
+    assert match.similarity == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(values(match.query), values(match.candidate), atol=1e-6)
+
+
+@pytest.mark.parametrize("model", PAIR_MODELS)
+def test_there_and_back_again(server, model):
+    there = server.pair(model, png(1), png(2)).results[0].match
+    back = server.pair(model, png(2), png(1)).results[0].match
+    np.testing.assert_allclose(values(there.query), values(back.candidate), atol=1e-6)
+    np.testing.assert_allclose(values(there.candidate), values(back.query), atol=1e-6)
+
+
+def test_match_matrix(server):
+    method = decomposition(
+        redistribution="REDISTRIBUTION_NONE", bias_mode="BIAS_MODE_IN_TOKENS", match_matrix=True
+    )
+    match = server.pair("tiny-vit", png(1), png(2), method=method).results[0].match
+    matrix = array(match.match_matrix)
+    assert matrix.shape == (24, 24)
+    np.testing.assert_allclose(matrix.sum(1), values(match.query).ravel(), atol=1e-5)
+    np.testing.assert_allclose(matrix.sum(0), values(match.candidate).ravel(), atol=1e-5)
+
+
+def test_geometry_follows_the_oriented_picture(server):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    turned = encoded(noise(1, 40, 56), "JPEG", exif=exif)
+    geometry = server.explain("tiny-vit", turned).heatmap.geometry
+    assert (geometry.image_height, geometry.image_width) == (56, 40)
+    assert (geometry.region.right, geometry.region.bottom) == (40, 56)
+
+
+def test_a_crop_is_told(server):
+    geometry = server.explain("tiny-resnet", png(1, 100, 400)).heatmap.geometry
+    assert geometry.region.left > 0
+    assert geometry.region.right < 400
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [({"class_index": 4}, 4), ({"label": "dog"}, 1), ({"label": "house cat"}, 0)],
+)
+def test_targets(server, target, expected):
+    answer = server.explain("tiny-resnet", target=target)
+    assert answer.target.class_index == expected
+    assert answer.target.label == LABELS[expected]
+    assert 0 < answer.target.probability < 1
+
+
+def test_a_whole_label_goes_before_a_part(server):
+    assert server.explain("tiny-resnet", target={"label": "newt"}).target.class_index == 2
+
+
+def test_the_predicted_class_is_the_default(server):
+    answer = server.explain("tiny-resnet")
+    assert answer.target == server.explain("tiny-resnet", target={"predicted": True}).target
+    others = [server.explain("tiny-resnet", target={"class_index": k}).target for k in range(8)]
+    assert answer.target.logit == max(other.logit for other in others)
+    assert sum(other.probability for other in others) == pytest.approx(1, abs=1e-5)
+
+
+def test_drawings(server):
+    answer = server.explain(
+        "tiny-vit",
+        png(1, 100, 60),
+        rendering={"upsampled": True, "overlay": True, "max_side": 50},
+    )
+    assert array(answer.rendered.upsampled).shape == (50, 30)
+    drawn = Image.open(io.BytesIO(answer.rendered.overlay_png))
+    assert (drawn.format, drawn.mode, drawn.size) == ("PNG", "RGB", (30, 50))
+
+
+def test_provenance_and_timing(server):
+    info = server.get_model("tiny-vit").model
+    cold = server.pair("tiny-vit", png(501), png(502))
+    warm = server.pair("tiny-vit", png(501), png(502))
+    provenance = cold.provenance
+    assert provenance.model_fingerprint == info.fingerprint
+    assert provenance.preprocessing_digest == info.preprocessing.digest
+    assert provenance.server_version == __version__
+    assert (cold.timing.cached_images, cold.timing.images) == (0, 2)
+    assert (warm.timing.cached_images, warm.timing.images) == (2, 2)
+    assert cold.timing.total.ToNanoseconds() >= cold.timing.compute.ToNanoseconds() > 0
+    assert warm.timing.compute.ToNanoseconds() == 0
+    assert warm.results == cold.results
+
+
+def test_many_at_once_get_what_each_gets_alone(server):
+    """48 calls over all models, methods and targets, cold and at once; then each alone."""
+
+    def ask(number: int) -> np.ndarray:
+        seed = 1000 + number // 2
+        if number % 4 == 0:
+            return values(server.pair("tiny-vit", png(seed), png(7)).results[0].match.query)
+        if number % 4 == 1:
+            answer = server.explain(
+                "tiny-resnet", png(seed), target={"class_index": number % len(LABELS)}
+            )
+        elif number % 4 == 2:
+            answer = server.explain("tiny-vit-cls", png(seed))
+        else:
+            answer = server.explain("tiny-deit", png(seed), method={"raw_attention": {}})
+        return array(answer.heatmap.values)
+
+    with ThreadPoolExecutor(24) as pool:
+        together = list(pool.map(ask, range(48)))
+    alone = [ask(number) for number in range(48)]
+    for number, (first, second) in enumerate(zip(together, alone, strict=True)):
+        np.testing.assert_allclose(first, second, atol=1e-5, err_msg=f"call {number}")

@@ -1,0 +1,224 @@
+"""Every refusal that a caller can bring about, and that the server goes on after each."""
+
+import grpc
+import numpy as np
+import pytest
+from google.rpc import error_details_pb2
+from PIL import Image
+
+from pairlens.v1 import common_pb2, explanation_service_pb2
+from tests.conftest import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, MAX_REQUEST_BYTES
+from tests.contract.support import (
+    array,
+    decomposition,
+    encoded,
+    failure_of,
+    failure_of_rpc,
+    image,
+    noise,
+    png,
+)
+
+VIT, CLS, CNN, HEADLESS = "tiny-vit", "tiny-vit-cls", "tiny-resnet", "tiny-headless"
+
+
+@pytest.fixture(autouse=True)
+def _the_server_goes_on(server):
+    before = server.explain(VIT).heatmap.values
+    yield
+    assert server.explain(VIT).heatmap.values == before
+
+
+def refused(call, *arguments, **fields):
+    with pytest.raises(grpc.RpcError) as caught:
+        call(*arguments, **fields)
+    return failure_of_rpc(caught.value)
+
+
+def animated() -> bytes:
+    return encoded(noise(1), "GIF", save_all=True, append_images=[noise(2)])
+
+
+def large() -> bytes:
+    return encoded(Image.new("RGB", (2001, 2000), "red"))
+
+
+BAD_FILES = {
+    "text": (b"no picture at all", "IMAGE_UNDECODABLE"),
+    "empty": (b"", "IMAGE_UNDECODABLE"),
+    "cut short": (encoded(noise(1, 400, 400), "JPEG")[:500], "IMAGE_UNDECODABLE"),
+    "animated": (animated(), "IMAGE_UNDECODABLE"),
+    "format": (encoded(noise(1), "PPM"), "IMAGE_UNDECODABLE"),
+    "bytes": (b"\x89PNG" + bytes(MAX_IMAGE_BYTES), "IMAGE_TOO_LARGE"),
+    "pixels": (large(), "IMAGE_TOO_LARGE"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_files(server, name):
+    data, reason = BAD_FILES[name]
+    for call, field in ((server.explain, "image"), (server.pair, "query")):
+        arguments = (VIT, data) if field == "image" else (VIT, data, png(2))
+        found = refused(call, *arguments)
+        assert (found.code, found.reason, found.field) == ("INVALID_ARGUMENT", reason, field)
+    limits = {"bytes": MAX_IMAGE_BYTES, "pixels": MAX_IMAGE_PIXELS}
+    if name in limits:
+        assert str(limits[name]) in found.message
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_bad_candidate_fails_alone(server, name):
+    data, reason = BAD_FILES[name]
+    answer = server.pair(VIT, png(1), png(2), data, png(3))
+    assert [r.WhichOneof("outcome") for r in answer.results] == ["match", "error", "match"]
+    found = failure_of(answer.results[1].error)
+    assert (found.code, found.reason) == ("INVALID_ARGUMENT", reason)
+    assert found.field == "candidates[1]"
+    alone = server.pair(VIT, png(1), png(3)).results[0].match
+    np.testing.assert_allclose(
+        array(answer.results[2].match.candidate.heatmap.values),
+        array(alone.candidate.heatmap.values),
+        atol=1e-5,
+    )
+
+
+def test_all_candidates_bad(server):
+    answer = server.pair(VIT, png(1), b"a", b"b")
+    assert [r.WhichOneof("outcome") for r in answer.results] == ["error", "error"]
+    assert answer.provenance.model == VIT
+
+
+def test_a_candidate_without_a_source_fails_alone(server):
+    request = explanation_service_pb2.PairSimilarityRequest(
+        model=VIT, query=image(png(1)), candidates=[common_pb2.Image(), image(png(2))]
+    )
+    answer = server.pair_request(request)
+    assert failure_of(answer.results[0].error).reason == "IMAGE_UNDECODABLE"
+    assert answer.results[1].match.similarity
+
+
+def test_unknown_model(server):
+    for call, arguments in (
+        (server.explain, ("tiny-vid",)),
+        (server.pair, ("tiny-vid", png(1), png(2))),
+        (server.get_model, ("tiny-vid",)),
+    ):
+        found = refused(call, *arguments)
+        assert (found.code, found.reason) == ("NOT_FOUND", "MODEL_NOT_FOUND")
+        assert "tiny-vit" in found.message
+        assert found.detail(error_details_pb2.ResourceInfo).resource_name == "tiny-vid"
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "path"),
+    [
+        ("", {}, "model"),
+        (VIT, {"method": {}}, "method"),
+        (VIT, {"method": {"raw_attention": {"block": 3}}}, "method.raw_attention.block"),
+        (VIT, {"method": {"raw_attention": {"head": 2}}}, "method.raw_attention.head"),
+        (VIT, {"method": {"raw_attention": {"head": 2**32 - 1}}}, "method.raw_attention.head"),
+        (VIT, {"method": {"rollout": {"start_block": 3}}}, "method.rollout.start_block"),
+        (VIT, {"method": {"rollout": {"end_block": 3}}}, "method.rollout.end_block"),
+        (
+            VIT,
+            {"method": {"rollout": {"start_block": 2, "end_block": 1}}},
+            "method.rollout.start_block",
+        ),
+        (VIT, {"method": {"rollout": {"profile": 9}}}, "method.rollout.profile"),
+        (VIT, {"method": {"grad_cam": {}}, "target": {"class_index": 5}}, "target.class_index"),
+        (VIT, {"method": {"grad_cam": {}}, "target": {"label": "dog"}}, "target.label"),
+        (CNN, {"target": {"label": "Dog"}}, "target.label"),
+        (CNN, {"target": {"label": "newt "[:3]}}, "target.label"),
+        (CNN, {"target": {"label": ""}}, "target.label"),
+        (CNN, {"target": {"class_index": 8}}, "target.class_index"),
+        (CNN, {"target": {}}, "target"),
+        (CNN, {"target": {"predicted": False}}, "target.predicted"),
+        (VIT, {"method": {"rollout": {}}, "target": {"class_index": 0}}, "target"),
+        (VIT, {"method": {"rollout": {}}, "target": {"predicted": True}}, "target"),
+        (VIT, {"rendering": {"color_map": 9}}, "rendering.color_map"),
+        (VIT, {"rendering": {"scale": "COLOR_SCALE_PAIR"}}, "rendering.scale"),
+        (VIT, {"rendering": {"scale": "COLOR_SCALE_FIXED"}}, "rendering.fixed_min"),
+        (VIT, {"rendering": {"fixed_min": 0}}, "rendering.fixed_min"),
+        (VIT, {"rendering": {"opacity": 1.5}}, "rendering.opacity"),
+        (VIT, {"rendering": {"opacity": float("nan")}}, "rendering.opacity"),
+        (VIT, {"rendering": {"max_side": 15}}, "rendering.max_side"),
+        (VIT, {"rendering": {"max_side": 8193}}, "rendering.max_side"),
+    ],
+)
+def test_parameters_of_explain(server, model, fields, path):
+    found = refused(server.explain, model, **fields)
+    assert (found.code, found.reason) == ("INVALID_ARGUMENT", "INVALID_PARAMETER")
+    assert found.field == path
+
+
+@pytest.mark.parametrize("count", [0, 65])
+def test_number_of_candidates(server, count):
+    found = refused(server.pair, VIT, png(1), *([png(2)] * count))
+    assert (found.code, found.reason) == ("INVALID_ARGUMENT", "INVALID_PARAMETER")
+    assert found.field == "candidates"
+    assert str(count) in found.message
+    assert "64" in found.message
+
+
+def test_too_many_rendered_pixels(server):
+    picture = encoded(Image.new("RGB", (1000, 1000), "red"))
+    found = refused(server.pair, VIT, picture, *([picture] * 20), rendering={"overlay": True})
+    assert (found.code, found.field) == ("INVALID_ARGUMENT", "rendering.max_side")
+    assert "32000000" in found.message
+
+
+def test_a_message_over_the_limit(server):
+    with pytest.raises(grpc.RpcError) as caught:
+        server.explain(VIT, bytes(MAX_REQUEST_BYTES))
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "larger than max" in caught.value.details()
+
+
+@pytest.mark.parametrize(
+    ("model", "method"),
+    [
+        (HEADLESS, {"grad_cam": {}}),
+        (CNN, {"raw_attention": {}}),
+        (CNN, {"rollout": {}}),
+    ],
+)
+def test_methods_that_a_model_cannot_give(server, model, method):
+    found = refused(server.explain, model, method=method)
+    assert (found.code, found.reason) == ("FAILED_PRECONDITION", "METHOD_UNSUPPORTED")
+    assert found.field == "method"
+    (name,) = method
+    assert name in found.message
+    info = server.get_model(model).model
+    (listed,) = [m for m in info.methods if m.name == name]
+    assert listed.refusal in found.message
+
+
+@pytest.mark.parametrize("model", [CLS, "tiny-deit"])
+@pytest.mark.parametrize("method", [None, decomposition()])
+def test_pairs_need_a_pooled_embedding(server, model, method):
+    found = refused(server.pair, model, png(1), png(2), method=method)
+    assert (found.code, found.reason) == ("FAILED_PRECONDITION", "METHOD_UNSUPPORTED")
+    assert "class token" in found.message
+    assert "avg" in found.message  # what to do about it
+
+
+def test_a_resnet_has_no_rollout_to_redistribute_by(server):
+    rollout = decomposition(redistribution="REDISTRIBUTION_ROLLOUT")
+    found = refused(server.pair, CNN, png(1), png(2), method=rollout)
+    assert (found.code, found.reason) == ("FAILED_PRECONDITION", "METHOD_UNSUPPORTED")
+    assert found.field == "method.pooled_decomposition.redistribution"
+
+
+def test_a_deadline_that_cannot_be_met(server):
+    with pytest.raises(grpc.RpcError) as caught:
+        server.pair(VIT, png(1), *(png(seed) for seed in range(900, 960)), timeout=0.001)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_bytes_that_are_no_message(server):
+    call = server.channel.unary_unary("/pairlens.v1.ExplanationService/Explain")
+    with pytest.raises(grpc.RpcError) as caught:
+        call(b"\xff\xff\xff", timeout=10)
+    found = failure_of_rpc(caught.value)
+    assert (found.code, found.reason) == ("INVALID_ARGUMENT", "INVALID_PARAMETER")
+    assert "ExplainRequest" in found.message

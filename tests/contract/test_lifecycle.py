@@ -1,0 +1,91 @@
+"""Start and end of the process, and overload."""
+
+import json
+import signal
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+
+from tests.contract.support import Stubs, failure_of_rpc, png
+from tests.server_process import server_process, write_models
+
+QUEUE = 40
+
+
+@pytest.fixture
+def models(tmp_path):
+    return write_models(tmp_path, ["tiny-vit"])
+
+
+def test_overload_then_drain(models, tmp_path):
+    log = tmp_path / "log.txt"
+    flags = ("--max-queued", str(QUEUE), "--max-batch", "1", "--drain-s", "120")
+    with server_process(models, log, *flags) as server:
+        stubs = Stubs(server.listening())
+        server.serving()
+        with pytest.raises(grpc.RpcError) as caught:
+            stubs.pair("tiny-vit", png(0), *(png(seed) for seed in range(1, QUEUE + 20)))
+        found = failure_of_rpc(caught.value)
+        assert (found.code, found.reason) == ("RESOURCE_EXHAUSTED", "QUEUE_FULL")
+        delay = found.detail(error_details_pb2.RetryInfo).retry_delay
+        assert delay.ToMilliseconds() > 0
+
+        with ThreadPoolExecutor(1) as pool:
+            # Some seconds of drawing, so that the signal comes in between.
+            candidates = [png(seed, 700, 700) for seed in range(100, 130)]
+            request = pool.submit(
+                stubs.pair, "tiny-vit", png(1, 700, 700), *candidates, rendering={"overlay": True}
+            )
+            time.sleep(0.3)
+            assert not request.done()
+            server.process.send_signal(signal.SIGTERM)
+            time.sleep(0.1)
+            with pytest.raises(grpc.RpcError) as caught:
+                stubs.explain("tiny-vit")
+            found = failure_of_rpc(caught.value)
+            assert (found.code, found.reason) == ("UNAVAILABLE", "DRAINING")
+            results = request.result().results
+        assert len(results) == len(candidates)
+        assert all(result.match.query.rendered.overlay_png for result in results)
+        assert server.process.wait(10) == 0
+        stubs.channel.close()
+        assert "ready on 127.0.0.1:" in server.read_log()
+
+
+def test_a_signal_while_it_warms_up_ends_it_in_order(models, tmp_path):
+    with server_process(models, tmp_path / "log.txt") as server:
+        server.listening()
+        assert server.stop() == 0
+
+
+def test_a_taken_port_is_told_before_models_load(models, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        with server_process(models, tmp_path / "log.txt", "--listen", listen) as server:
+            assert server.process.wait(60) == 2
+            assert server.read_log() == (
+                f"pairlens-server: cannot listen on {listen}: Address already in use\n"
+            )
+
+
+def test_a_model_that_cannot_be_loaded_is_told(tmp_path):
+    path = tmp_path / "models.yaml"
+    path.write_text("models: [{name: m, architecture: resnet10t, checkpoint: gone.pth}]\n")
+    with server_process(path, tmp_path / "log.txt") as server:
+        assert server.process.wait(60) == 2
+        (line,) = server.read_log().splitlines()
+        assert line.startswith("pairlens-server: model 'm': gone.pth")
+
+
+def test_logs_can_be_json(models, tmp_path):
+    with server_process(models, tmp_path / "log.txt", "--log-format", "json") as server:
+        server.listening()
+        server.serving()
+        assert server.stop() == 0
+        lines = [json.loads(line) for line in server.read_log().splitlines()]
+    assert any("ready on" in line["message"] for line in lines)
+    assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)

@@ -1,0 +1,115 @@
+import logging
+from pathlib import Path
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+
+from pairlens_server import errors
+from pairlens_server.rpc.errors import bug_status, to_status
+
+ROOT = Path(__file__).resolve().parents[2]
+# Every row of the contract's list (explanation_service.proto).
+ROWS = [
+    (errors.InvalidParameterError, "INVALID_ARGUMENT", "INVALID_PARAMETER"),
+    (errors.ImageUndecodableError, "INVALID_ARGUMENT", "IMAGE_UNDECODABLE"),
+    (errors.ImageTooLargeError, "INVALID_ARGUMENT", "IMAGE_TOO_LARGE"),
+    (errors.ModelNotFoundError, "NOT_FOUND", "MODEL_NOT_FOUND"),
+    (errors.MethodUnsupportedError, "FAILED_PRECONDITION", "METHOD_UNSUPPORTED"),
+    (errors.QueueFullError, "RESOURCE_EXHAUSTED", "QUEUE_FULL"),
+    (errors.OutOfMemoryError, "RESOURCE_EXHAUSTED", "OUT_OF_MEMORY"),
+    (errors.DeadlineUnreachableError, "DEADLINE_EXCEEDED", "DEADLINE_UNREACHABLE"),
+    (errors.NotReadyError, "UNAVAILABLE", "NOT_READY"),
+    (errors.DrainingError, "UNAVAILABLE", "DRAINING"),
+    (errors.PairlensError, "INTERNAL", "INTERNAL"),
+]
+
+
+def unpacked(status, kind):
+    found = []
+    for detail in status.details:
+        message = kind()
+        if detail.Unpack(message):
+            found.append(message)
+    return found
+
+
+@pytest.mark.parametrize(("kind", "code", "reason"), ROWS)
+def test_every_error_has_its_row(kind, code, reason):
+    status = to_status(kind("what is wrong"))
+    assert status.code == getattr(grpc.StatusCode, code).value[0]
+    assert status.message == "what is wrong"
+    (info,) = unpacked(status, error_details_pb2.ErrorInfo)
+    assert (info.reason, info.domain, dict(info.metadata)) == (reason, "pairlens", {})
+    assert not unpacked(status, error_details_pb2.BadRequest)
+    assert not unpacked(status, error_details_pb2.RetryInfo)
+
+
+def test_no_error_is_without_a_row():
+    subclasses, found = [errors.PairlensError], set()
+    while subclasses:
+        kind = subclasses.pop()
+        found.add(kind)
+        subclasses += kind.__subclasses__()
+    own = {kind for kind in found if kind.__module__ == errors.__name__}
+    assert own == {kind for kind, _, _ in ROWS}
+
+
+def test_the_contract_lists_every_row():
+    text = (ROOT / "protos/pairlens/v1/explanation_service.proto").read_text()
+    head = text[: text.index("syntax")]
+    for _, code, reason in ROWS:
+        assert code in head
+        assert reason in head
+
+
+def test_a_class_without_a_row_has_that_of_its_base():
+    class Special(errors.ImageTooLargeError):
+        pass
+
+    assert to_status(Special("x")).code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+
+
+@pytest.mark.parametrize("kind", [kind for kind, _, _ in ROWS])
+def test_the_field_at_fault_is_named(kind):
+    status = to_status(kind("too many", field="candidates[3]"))
+    (bad,) = unpacked(status, error_details_pb2.BadRequest)
+    (violation,) = bad.field_violations
+    assert (violation.field, violation.description) == ("candidates[3]", "too many")
+    (info,) = unpacked(status, error_details_pb2.ErrorInfo)
+    assert dict(info.metadata) == {"field": "candidates[3]"}
+
+
+def test_when_to_come_back():
+    (retry,) = unpacked(
+        to_status(errors.QueueFullError("full", retry_after_s=0.5)), error_details_pb2.RetryInfo
+    )
+    assert retry.retry_delay.ToMilliseconds() == 500
+
+
+def test_the_model_that_is_not_there():
+    status = to_status(errors.ModelNotFoundError("no model 'x'"), model="x")
+    (resource,) = unpacked(status, error_details_pb2.ResourceInfo)
+    assert resource.resource_name == "x"
+    assert resource.resource_type == "pairlens.v1.ModelInfo"
+
+
+def test_a_bug_tells_the_caller_an_id_and_the_log_everything(caplog):
+    with caplog.at_level(logging.ERROR):
+        try:
+            raise ValueError("a secret path")
+        except ValueError as error:
+            status = bug_status(error, "/pairlens.v1.ExplanationService/Explain")
+    assert status.code == grpc.StatusCode.INTERNAL.value[0]
+    (info,) = unpacked(status, error_details_pb2.ErrorInfo)
+    assert info.reason == "INTERNAL"
+    assert info.metadata["id"] in status.message
+    assert "secret" not in str(status)
+    assert info.metadata["id"] in caplog.text
+    assert "a secret path" in caplog.text
+    assert "ExplanationService/Explain" in caplog.text
+
+
+def test_ids_differ():
+    first, second = (bug_status(ValueError(), "m").message for _ in range(2))
+    assert first != second

@@ -1,0 +1,61 @@
+import asyncio
+
+import pytest
+
+from pairlens.v1 import common_pb2, explanation_service_pb2, model_service_pb2
+from pairlens_server.errors import InvalidParameterError, ModelNotFoundError, NotReadyError
+from pairlens_server.models.registry import ModelRegistry
+from pairlens_server.recording.recorder import recorder_for
+from pairlens_server.rpc.servicers import ExplanationServicer, ModelServicer
+from tests.support import vit
+
+
+class UseCases:
+    """Remembers what it was asked, and answers with a refusal."""
+
+    async def explain(self, command):
+        self.command = command
+        raise NotReadyError("asked")
+
+    pair = explain
+
+
+class Context:
+    def __init__(self, remaining_s: float | None):
+        self._remaining_s = remaining_s
+
+    def time_remaining(self) -> float | None:
+        return self._remaining_s
+
+
+@pytest.mark.parametrize("name", ["Explain", "PairSimilarity"])
+@pytest.mark.parametrize("remaining_s", [None, 0.0, 30.0])
+async def test_the_deadline_in_event_loop_time(name, remaining_s):
+    image = common_pb2.Image(inline=b"file")
+    request = {
+        "Explain": explanation_service_pb2.ExplainRequest(model="m", image=image),
+        "PairSimilarity": explanation_service_pb2.PairSimilarityRequest(model="m", query=image),
+    }[name]
+    use_cases = UseCases()
+    with pytest.raises(NotReadyError):
+        await getattr(ExplanationServicer(use_cases), name)(request, Context(remaining_s))
+    deadline_s = use_cases.command.deadline_s
+    if remaining_s is None:
+        assert deadline_s is None
+    else:
+        assert deadline_s == pytest.approx(asyncio.get_running_loop().time() + remaining_s, abs=1)
+
+
+async def test_models():
+    model = vit()
+    limits = model_service_pb2.Limits(max_candidates=3)
+    servicer = ModelServicer(ModelRegistry([model]), lambda m: recorder_for(m).facts, limits)
+    listed = await servicer.ListModels(model_service_pb2.ListModelsRequest(), Context(None))
+    asked = model_service_pb2.GetModelRequest(model=model.name)
+    got = await servicer.GetModel(asked, Context(None))
+    assert list(listed.models) == [got.model]
+    assert got.limits == limits
+    with pytest.raises(ModelNotFoundError):
+        await servicer.GetModel(model_service_pb2.GetModelRequest(model="n"), Context(None))
+    with pytest.raises(InvalidParameterError):
+        await servicer.GetModel(model_service_pb2.GetModelRequest(), Context(None))

@@ -1,0 +1,144 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pairlens_server import __version__, app
+from pairlens_server.config import ServerSettings, parse_command_line
+from pairlens_server.errors import ConfigurationError
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch):
+    for name in ServerSettings.model_fields:
+        monkeypatch.delenv(f"PAIRLENS_{name.upper()}", raising=False)
+    monkeypatch.delenv("PAIRLENS_CONFIG", raising=False)
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(text: str) -> str:
+        path = tmp_path / "server.yaml"
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def settings(*argv: str) -> ServerSettings:
+    return parse_command_line(argv).settings
+
+
+def test_defaults_serve_the_demo():
+    given = settings()
+    assert given.listen == "127.0.0.1:50051"
+    assert given.models.name == "models.yaml"
+    assert given.models.exists()
+    assert given.max_request_bytes == 64 * 2**20
+    assert given.limits.max_rendered_pixels == 32_000_000
+    assert given.engine.max_wait_s == 0.002
+
+
+def test_a_flag_goes_before_a_variable_before_the_file_before_the_default(monkeypatch, file):
+    path = file("max_batch: 2\nmax_queued: 3\nmax_candidates: 4\n")
+    monkeypatch.setenv("PAIRLENS_MAX_BATCH", "20")
+    monkeypatch.setenv("PAIRLENS_MAX_QUEUED", "30")
+    given = settings("--config", path, "--max-batch", "200")
+    assert (given.max_batch, given.max_queued, given.max_candidates) == (200, 30, 4)
+    assert given.drain_s == 20
+
+
+def test_the_file_can_be_named_by_a_variable(monkeypatch, file):
+    monkeypatch.setenv("PAIRLENS_CONFIG", file("max_batch: 2\n"))
+    assert settings().max_batch == 2
+
+
+def test_paths_of_the_file_start_at_its_folder(file, tmp_path):
+    assert settings("--config", file("models: m.yaml")).models == tmp_path / "m.yaml"
+    assert settings("--models", "m.yaml").models == Path("m.yaml")
+
+
+def test_empty_file_and_empty_variable_say_nothing(monkeypatch, file):
+    monkeypatch.setenv("PAIRLENS_MAX_BATCH", "")
+    assert settings("--config", file("")) == settings()
+
+
+def test_variables_that_kubernetes_sets_for_a_service_do_no_harm(monkeypatch):
+    monkeypatch.setenv("PAIRLENS_PORT", "tcp://10.0.0.1:50051")
+    monkeypatch.setenv("PAIRLENS_SERVICE_HOST", "10.0.0.1")
+    settings()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--max-batch", "0"], "max_batch (--max-batch, PAIRLENS_MAX_BATCH): "),
+        (["--max-batch", "many"], "not 'many'"),
+        (["--listen", "50051"], "HOST:PORT is expected"),
+        (["--listen", "127.0.0.1:70000"], "not above 65535"),
+        (["--listen", "::1:50051"], "brackets around an IPv6 address"),
+        (["--log-level", "loud"], "log_level (--log-level, PAIRLENS_LOG_LEVEL): "),
+        (["--max-request-bytes", "1000"], "leaves no room for a picture"),
+        (["--max-bach", "3"], "unrecognized arguments: --max-bach"),
+        (["--max-b", "3"], "unrecognized arguments: --max-b"),
+        (["--config", "/nowhere/server.yaml"], "server.yaml: No such file"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(argv, message, capsys):
+    assert app.main(argv) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.startswith("pairlens-server: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_bach: 3", "max_bach: no such setting"),
+        ("- 3", "not a mapping"),
+        ("a: b: c", "no YAML"),
+        ("max_batch: -1\nmax_queued: 0", "(and 1 more)"),
+    ],
+)
+def test_a_wrong_file_is_told(file, text, message):
+    with pytest.raises(ConfigurationError) as caught:
+        settings("--config", file(text))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_models_file_is_told(capsys):
+    assert app.main(["--models", "/nowhere/models.yaml"]) == 2
+    assert capsys.readouterr().err == "pairlens-server: models.yaml: No such file or directory\n"
+
+
+def test_print_config_is_a_file_for_config(capsys, file):
+    argv = ["--max-batch", "3", "--log-format", "json", "--listen", "[::1]:0"]
+    assert app.main([*argv, "--print-config"]) == 0
+    printed = capsys.readouterr().out
+    assert list(yaml.safe_load(printed)) == list(ServerSettings.model_fields)
+    assert settings("--config", file(printed)) == settings(*argv)
+
+
+def test_help_names_variable_and_default_of_every_flag(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as caught:
+        app.main(["--help"])
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for name, field in ServerSettings.model_fields.items():
+        assert field.description
+        assert f"--{name.replace('_', '-')}" in text
+        variable = f"[PAIRLENS_{name.upper()}"
+        assert variable in text
+        if not (field.default is None or isinstance(field.default, Path)):
+            assert f"{variable}; default: {field.default}]" in text
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as caught:
+        app.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"pairlens-server {__version__}\n"
