@@ -43,6 +43,7 @@ def details(response: model_service_pb2.GetModelResponse) -> ModelDetails:
             max_image_pixels=limits.max_image_pixels,
             max_candidates=limits.max_candidates,
             max_rendered_pixels=limits.max_rendered_pixels,
+            max_match_values=limits.max_match_values,
             image_formats=tuple(limits.image_formats),
         ),
     )

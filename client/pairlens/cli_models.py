@@ -100,6 +100,7 @@ def _print_details(details: ModelDetails) -> None:
             ("largest picture", f"{limits.max_image_pixels:,} pixels"),
             ("most candidates", f"{limits.max_candidates:,}"),
             ("most rendered", f"{limits.max_rendered_pixels:,} pixels"),
+            ("match matrices", f"{limits.max_match_values:,} values"),
             ("formats", ", ".join(limits.image_formats)),
         ],
     )

@@ -184,6 +184,7 @@ class Limits:
         max_image_pixels: Of one picture.
         max_candidates: Of one call of `pair_similarity`.
         max_rendered_pixels: Of all pixels that the server draws for one call.
+        max_match_values: Of all values of one call's match matrices, 4 bytes each.
         image_formats: Accepted file formats ("JPEG", "PNG", ...).
     """
 
@@ -192,6 +193,7 @@ class Limits:
     max_image_pixels: int
     max_candidates: int
     max_rendered_pixels: int
+    max_match_values: int
     image_formats: tuple[str, ...]
 
 

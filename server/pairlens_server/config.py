@@ -63,6 +63,9 @@ class ServerSettings(BaseSettings):
     max_rendered_pixels: int = Field(ServiceLimits.max_rendered_pixels, ge=1)
     """Most pixels drawn for one request, all its pictures together."""
 
+    max_match_values: int = Field(ServiceLimits.max_match_values, ge=1)
+    """Most values of one request's match matrices, 4 bytes each."""
+
     max_batch: int = Field(EngineSettings.max_batch, ge=1)
     """Most pictures in one forward pass."""
 
@@ -112,7 +115,9 @@ class ServerSettings(BaseSettings):
     def limits(self) -> ServiceLimits:
         """What a request may hold."""
         images = ImageLimits(max_bytes=self.max_image_bytes, max_pixels=self.max_image_pixels)
-        return ServiceLimits(images, self.max_candidates, self.max_rendered_pixels)
+        return ServiceLimits(
+            images, self.max_candidates, self.max_rendered_pixels, self.max_match_values
+        )
 
     @property
     def engine(self) -> EngineSettings:

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from pairlens_server import __version__
-from tests.contract.support import array, decomposition, encoded, noise, png
-from tests.server_process import LABELS
+from tests.contract.support import Stubs, array, decomposition, encoded, noise, png
+from tests.server_process import LABELS, server_process, write_models
 
 PAIR_MODELS = ["tiny-vit", "tiny-registers", "tiny-resnet", "tiny-bit", "tiny-headless"]
 
@@ -121,10 +121,22 @@ def test_provenance_and_timing(server):
     assert warm.results == cold.results
 
 
-def test_many_at_once_get_what_each_gets_alone(server):
-    """48 calls over all models, methods and targets, cold and at once; then each alone."""
+@pytest.fixture
+def lone_server(tmp_path):
+    """The same models in a server that neither batches nor caches."""
+    flags = ("--max-batch", "1", "--cache-bytes", "0")
+    with server_process(write_models(tmp_path), tmp_path / "log.txt", *flags) as process:
+        stubs = Stubs(process.listening())
+        process.serving()
+        yield stubs
+        stubs.channel.close()
+        assert process.stop() == 0
 
-    def ask(number: int) -> np.ndarray:
+
+def test_many_at_once_get_what_each_gets_alone(server, lone_server):
+    """48 calls over models, methods and targets, cold and at once; then each by itself."""
+
+    def ask(number: int, server: Stubs = server) -> np.ndarray:
         seed = 1000 + number // 2
         if number % 4 == 0:
             return values(server.pair("tiny-vit", png(seed), png(7)).results[0].match.query)
@@ -140,6 +152,6 @@ def test_many_at_once_get_what_each_gets_alone(server):
 
     with ThreadPoolExecutor(24) as pool:
         together = list(pool.map(ask, range(48)))
-    alone = [ask(number) for number in range(48)]
+    alone = [ask(number, lone_server) for number in range(48)]
     for number, (first, second) in enumerate(zip(together, alone, strict=True)):
         np.testing.assert_allclose(first, second, atol=1e-5, err_msg=f"call {number}")

@@ -107,5 +107,6 @@ def test_limits_are_those_of_the_flags(server):
         max_image_pixels=MAX_IMAGE_PIXELS,
         max_candidates=64,
         max_rendered_pixels=32_000_000,
+        max_match_values=32_000_000,
         image_formats=["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"],
     )

@@ -102,12 +102,13 @@ def test_a_cnn_has_grad_cam_by_default():
 
 
 def test_limits():
-    limits = ServiceLimits(ImageLimits(10, 20, ("PNG",)), 3, 40)
+    limits = ServiceLimits(ImageLimits(10, 20, ("PNG",)), 3, 40, 50)
     assert limits_message(limits, 50) == model_service_pb2.Limits(
         max_request_bytes=50,
         max_image_bytes=10,
         max_image_pixels=20,
         max_candidates=3,
         max_rendered_pixels=40,
+        max_match_values=50,
         image_formats=["PNG"],
     )

@@ -35,7 +35,7 @@ class Bench:
             self.engine,
             self.cache,
             self.pool,
-            ServiceLimits(ImageLimits(), max_candidates, max_rendered_pixels),
+            ServiceLimits(ImageLimits(), max_candidates, max_rendered_pixels, 3 * 24**2),
         )
 
     async def start(self) -> None:

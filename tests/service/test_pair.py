@@ -118,6 +118,11 @@ async def test_pair_drawings_share_a_scale_on_request(bench):
             "method.pooled_decomposition.redistribution",
         ),
         (
+            PairCommand(MEAN, png(0), (png(1),) * 4, PooledDecomposition(match_matrix=True)),
+            InvalidParameterError,
+            "method.pooled_decomposition.match_matrix",
+        ),
+        (
             PairCommand(
                 MEAN,
                 png(0, (600, 600)),

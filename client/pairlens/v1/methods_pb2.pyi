@@ -200,7 +200,7 @@ class PooledDecomposition(google.protobuf.message.Message):
     redistribution: global___Redistribution.ValueType
     bias_mode: global___BiasMode.ValueType
     match_matrix: builtins.bool
-    """Return PairMatch.match_matrix."""
+    """Return PairMatch.match_matrix, within Limits.max_match_values."""
     def __init__(
         self,
         *,

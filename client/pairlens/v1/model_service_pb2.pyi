@@ -353,12 +353,17 @@ class Limits(google.protobuf.message.Message):
     MAX_CANDIDATES_FIELD_NUMBER: builtins.int
     MAX_RENDERED_PIXELS_FIELD_NUMBER: builtins.int
     IMAGE_FORMATS_FIELD_NUMBER: builtins.int
+    MAX_MATCH_VALUES_FIELD_NUMBER: builtins.int
     max_request_bytes: builtins.int
     max_image_bytes: builtins.int
     max_image_pixels: builtins.int
     max_candidates: builtins.int
     max_rendered_pixels: builtins.int
     """All pixels rendered for one request together."""
+    max_match_values: builtins.int
+    """Values of all match matrices of one request together, 4 bytes each: candidates
+    times the square of the model's cells.
+    """
     @property
     def image_formats(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Accepted file formats ("JPEG", "PNG", ...)."""
@@ -372,7 +377,8 @@ class Limits(google.protobuf.message.Message):
         max_candidates: builtins.int = ...,
         max_rendered_pixels: builtins.int = ...,
         image_formats: collections.abc.Iterable[builtins.str] | None = ...,
+        max_match_values: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["image_formats", b"image_formats", "max_candidates", b"max_candidates", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "max_rendered_pixels", b"max_rendered_pixels", "max_request_bytes", b"max_request_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["image_formats", b"image_formats", "max_candidates", b"max_candidates", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "max_match_values", b"max_match_values", "max_rendered_pixels", b"max_rendered_pixels", "max_request_bytes", b"max_request_bytes"]) -> None: ...
 
 global___Limits = Limits

@@ -111,5 +111,6 @@ def limits_message(limits: ServiceLimits, max_request_bytes: int) -> model_servi
         max_image_pixels=limits.images.max_pixels,
         max_candidates=limits.max_candidates,
         max_rendered_pixels=limits.max_rendered_pixels,
+        max_match_values=limits.max_match_values,
         image_formats=limits.images.formats,
     )

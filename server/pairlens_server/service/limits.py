@@ -15,8 +15,10 @@ class ServiceLimits:
         images: Of each picture.
         max_candidates: Of one PairSimilarity call.
         max_rendered_pixels: All pixels rendered for one request together.
+        max_match_values: All match matrices of one request together, 4 bytes a value.
     """
 
     images: ImageLimits = field(default_factory=ImageLimits)
     max_candidates: int = 64
     max_rendered_pixels: int = 32_000_000
+    max_match_values: int = 32_000_000

@@ -106,7 +106,7 @@ class PairUseCase:
         model = self._registry.get(command.model)
         facts = self._engine.facts(model)
         method = resolve_method(command.method, facts)
-        self._check(command)
+        self._check(command, method, model)
         with watch.stage("decode"):
             query, candidates = await self._decode(command)
         usable = [i for i, c in enumerate(candidates) if isinstance(c, Picture)]
@@ -142,11 +142,20 @@ class PairUseCase:
             timings=watch.timings(recordings),
         )
 
-    def _check(self, command: PairCommand) -> None:
+    def _check(
+        self, command: PairCommand, method: PooledDecomposition, model: LoadedModel
+    ) -> None:
         count, limit = len(command.candidates), self._limits.max_candidates
         if not 1 <= count <= limit:
             raise InvalidParameterError(
                 f"{count} candidates; a call takes 1 to {limit}", field="candidates"
+            )
+        values = count * model.layout.cells**2
+        if method.match_matrix and values > self._limits.max_match_values:
+            raise InvalidParameterError(
+                f"the match matrices of {count} candidates hold {values} values, the limit is "
+                f"{self._limits.max_match_values}; ask for fewer candidates at once",
+                field="method.pooled_decomposition.match_matrix",
             )
         check_options(command.rendering, pair=True)
 
