@@ -32,7 +32,7 @@ demo: $(INSTALLED) ## Explain real pairs with the two demo models; pictures go t
 	@$(BIN)/python -m pairlens_server.demo --out demo-output
 
 test: lint $(PROTOC_INSTALLED) ## Lint, type-check and run every test.
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 lint: $(INSTALLED) ## Check style, format and static types.
 	$(BIN)/ruff check .

@@ -69,6 +69,12 @@ class OutOfMemoryError(PairlensError):
     reason = "OUT_OF_MEMORY"
 
 
+class NotFiniteError(PairlensError):
+    """The model's numbers for a picture overflow its dtype."""
+
+    reason = "NOT_FINITE"
+
+
 class DeadlineUnreachableError(PairlensError):
     """The deadline passed before the work could be done."""
 

@@ -27,6 +27,7 @@ class Gate(torch.nn.Module):
         self.open = threading.Event()
         self.open.set()
         self.entered = threading.Event()
+        self.error = None
 
     def __getattr__(self, name):
         try:
@@ -39,6 +40,8 @@ class Gate(torch.nn.Module):
         self.threads.add(threading.get_ident())
         self.entered.set()
         assert self.open.wait(20)
+        if self.error is not None:
+            raise self.error
         return self.network.forward_features(batch)
 
 
@@ -181,3 +184,16 @@ async def test_warm_up_runs_every_method_of_every_model():
     assert engine.healthy
     await engine.stop()
     assert not engine.healthy
+
+
+async def test_a_broken_device_answers_everyone_and_ends_the_engine(gated):
+    model, gate = gated
+    engine = await started(model, max_batch=1)
+    gate.error = RuntimeError("CUDA error: device-side assert triggered")
+    calls = [engine.record(model, p, (Logits(),)) for p in pixels(model, 3)]
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [NotReadyError] * 3
+    assert not engine.healthy
+    with pytest.raises(NotReadyError):
+        await engine.record(model, pixels(model)[0], (Logits(),))
+    await engine.stop()

@@ -1,5 +1,7 @@
 import dataclasses
+import weakref
 
+import pytest
 import torch
 
 from pairlens_server.engine.worker import DeviceWorker
@@ -98,3 +100,26 @@ def test_a_batch_too_large_for_the_device_runs_in_smaller_ones():
     assert all(isinstance(r, dict) for r in results)
     assert sizes[0] == 5
     assert sorted(s for s in sizes if s <= 2) == [1, 2, 2]
+
+
+def test_the_failed_batch_is_let_go_before_smaller_ones_run():
+    model = vit()
+    held = []
+
+    class Small(Failing):
+        def forward_features(self, batch):
+            if len(batch) > 1:
+                held.append(weakref.ref(batch))
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            assert all(reference() is None for reference in held), "larger batches are still held"
+            return self.network.forward_features(batch)
+
+    small = dataclasses.replace(model, network=Small(model.network, None))
+    results = DeviceWorker([small]).run(small, [(p, (Logits(),)) for p in pixels(model, 4)])
+    assert [type(r) for r in results] == [dict] * 4
+    assert len(held) == 3
+
+
+def test_a_broken_device_is_not_taken_for_a_bad_picture():
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        failing_batch(RuntimeError("CUDA error: device-side assert triggered"), [1])

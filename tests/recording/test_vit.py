@@ -230,6 +230,21 @@ def test_a_failing_pass_leaves_no_hook():
         assert not module._forward_hooks
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["mean, norm before pooling", "mean, norm after pooling"])
+def test_parts_add_up_to_the_embedding_in_half_precision_too(kind, dtype):
+    model = build(kind, dtype=dtype)
+    recorder = ViTRecorder(model)
+    found = recorder.record(pixels(model), {PooledParts(): [0, 1], Embedding(): [0, 1]})
+    total = found[PooledParts()].sum(1) + recorder.facts.embedding_constant
+    torch.testing.assert_close(total, found[Embedding()], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["max", "avgmax"])
+def test_attention_of_a_readout_that_is_no_token_is_refused(pooling):
+    assert f"under {pooling} pooling" in ViTRecorder(vit(pooling=pooling)).facts.attention_refusal
+
+
 def test_bfloat16_activations_come_back_in_float32_and_close():
     exact = vit()
     half = vit(dtype=torch.bfloat16)

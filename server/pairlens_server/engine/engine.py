@@ -136,7 +136,8 @@ class Engine:
                 entry.future.set_exception(DrainingError("the server is stopping"))
         self._arrived.set()
         if self._task is not None:
-            await self._task
+            # A task that died has said why already.
+            await asyncio.gather(self._task, return_exceptions=True)
         self._thread.shutdown(wait=True)
 
     async def _serve(self) -> None:
@@ -149,7 +150,17 @@ class Engine:
             if not len(self._queue):
                 self._arrived.clear()
             if batch:
-                await self._run(batch)
+                try:
+                    await self._run(batch)
+                except Exception:
+                    _log.exception("the device is broken; nothing more can run")
+                    self._fail(batch)
+                    raise
+
+    def _fail(self, batch: Sequence[Entry]) -> None:
+        for entry in (*batch, *self._queue.drain()):
+            if not entry.future.done():
+                entry.future.set_exception(NotReadyError("the device is broken"))
 
     async def _run(self, batch: list[Entry]) -> None:
         assert self._worker is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 
 import torch
@@ -27,6 +28,23 @@ def _is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def _is_broken_device(error: Exception) -> bool:
+    # After an error such as a device-side assert, every further call on the device fails.
+    return (
+        isinstance(error, RuntimeError)
+        and not _is_out_of_memory(error)
+        and "CUDA error" in str(error)
+    )
+
+
+def _alone(error: Exception) -> Exception:
+    """The error of a picture that fails by itself, free of the frames that hold its tensors."""
+    traceback.clear_frames(error.__traceback__)
+    if _is_out_of_memory(error):
+        return OutOfMemoryError("one picture alone does not fit on the device", retry_after_s=1.0)
+    return error
+
+
 class DeviceWorker:
     """Owns the recorders. Every call but `facts` belongs on the one device thread."""
 
@@ -45,19 +63,23 @@ class DeviceWorker:
 
         Returns:
             For each job its activations or the error of that job alone.
+
+        Raises:
+            RuntimeError: The device itself is broken; nothing will run on it any more.
         """
         try:
             return list(self._record(model, jobs))
         except Exception as error:
-            failure = error
-        if len(jobs) > 1:
-            if _is_out_of_memory(failure) and model.device.type == "cuda":
-                torch.cuda.empty_cache()
-            half = len(jobs) // 2
-            return [*self.run(model, jobs[:half]), *self.run(model, jobs[half:])]
-        if _is_out_of_memory(failure):
-            return [OutOfMemoryError("one picture alone does not fit on the device")]
-        return [failure]
+            if _is_broken_device(error):
+                raise
+            failure = _alone(error)
+        # Only here, where the failed batch's tensors are let go, can smaller ones fit.
+        if len(jobs) == 1:
+            return [failure]
+        if isinstance(failure, OutOfMemoryError) and model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        half = len(jobs) // 2
+        return [*self.run(model, jobs[:half]), *self.run(model, jobs[half:])]
 
     def _record(self, model: LoadedModel, jobs: Sequence[Job]) -> list[Recorded]:
         recorder = self._recorders[model.name]

@@ -25,7 +25,12 @@ from PIL import (
 )
 
 from pairlens.pictures import to_rgb
-from pairlens_server.errors import ImageTooLargeError, ImageUndecodableError, PairlensError
+from pairlens_server.errors import (
+    ImageTooLargeError,
+    ImageUndecodableError,
+    OutOfMemoryError,
+    PairlensError,
+)
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
@@ -83,6 +88,29 @@ def decode(data: bytes, limits: ImageLimits, field: str) -> Picture:
         ImageUndecodableError: No bytes, no picture, a format not accepted, more than
             one frame, or broken or truncated data.
     """
+    with _opened(data, limits, field) as file:
+        image = to_rgb(file)
+    return Picture(image, hashlib.sha256(data).hexdigest(), image.height, image.width)
+
+
+def measure(data: bytes, limits: ImageLimits, field: str) -> tuple[int, int]:
+    """Reads a picture's size from its header, with all of `decode`'s checks of it.
+
+    Returns:
+        Its two sides in pixels, in the order of the file: EXIF may turn it later.
+
+    Raises:
+        ImageTooLargeError: As `decode`.
+        ImageUndecodableError: As `decode`, except for broken data behind the header.
+    """
+    with _opened(data, limits, field) as file:
+        width, height = file.size
+        return height, width
+
+
+@contextmanager
+def _opened(data: bytes, limits: ImageLimits, field: str) -> Iterator[ImageFile.ImageFile]:
+    """The file behind its header checks; what Pillow raises in the block becomes typed."""
     if not data:
         raise ImageUndecodableError(f"{field}: the picture has no bytes", field=field)
     if len(data) > limits.max_bytes:
@@ -100,8 +128,7 @@ def decode(data: bytes, limits: ImageLimits, field: str) -> Picture:
         # below and fails above sizes that are for `limits` to decide.
         file = Image.OPEN[name][0](io.BytesIO(data), "")
         _check_header(file, limits, field)
-        image = to_rgb(file)
-    return Picture(image, hashlib.sha256(data).hexdigest(), image.height, image.width)
+        yield file
 
 
 @contextmanager
@@ -115,8 +142,12 @@ def _pillow_errors(name: str, limits: ImageLimits, field: str) -> Iterator[None]
         raise ImageTooLargeError(
             f"{field}: more pixels than the limit of {limits.max_pixels}", field=field
         ) from error
+    except MemoryError as error:
+        raise OutOfMemoryError(
+            f"{field}: no memory to decode this picture now", field=field, retry_after_s=1.0
+        ) from error
     # Broken files raise whatever their decoder stumbles over: OSError, SyntaxError,
-    # ValueError, IndexError, struct.error, zlib.error, OverflowError, MemoryError...
+    # ValueError, IndexError, struct.error, zlib.error, OverflowError...
     except Exception as error:
         raise ImageUndecodableError(
             f"{field}: the {name} data is broken or cut short", field=field

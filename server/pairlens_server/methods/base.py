@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from torch import Tensor
-from typing_extensions import Self
 
 from pairlens_server.errors import InvalidParameterError
 from pairlens_server.recording.activations import Activation
 from pairlens_server.recording.facts import ModelFacts
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Profile(str, Enum):

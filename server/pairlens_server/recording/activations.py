@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from enum import Enum
 
 from torch import Tensor
 
@@ -23,8 +24,10 @@ class Activation:
     @property
     def key(self) -> str:
         """Stable text form, part of cache keys: `MeanAttention(block=3)`."""
-        arguments = ", ".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self))
-        return f"{type(self).__name__}({arguments})"
+        values = ((f.name, getattr(self, f.name)) for f in fields(self))
+        # An enum's own text form differs between Python releases.
+        plain = (f"{n}={v.value if isinstance(v, Enum) else v}" for n, v in values)
+        return f"{type(self).__name__}({', '.join(plain)})"
 
 
 @dataclass(frozen=True)

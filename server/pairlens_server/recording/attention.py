@@ -43,10 +43,12 @@ class QueriesKeys:
             indices: Query tokens to average over.
             pictures: Which of the batch.
         """
-        queries = _take(self.queries, pictures)[:, :, list(indices)].float()
-        keys = _take(self.keys, pictures).float()
-        weights = torch.softmax((queries * self.scale) @ keys.transpose(-2, -1), dim=-1)
-        return weights.mean(dim=2)
+        queries = _take(self.queries, pictures)[:, :, list(indices)]
+        keys = _take(self.keys, pictures)
+        # Head by head: under mean pooling the rows are all of the matrix.
+        return torch.stack(
+            [self._weights(queries, keys, head).mean(dim=1) for head in range(keys.shape[1])], dim=1
+        )
 
     def head_mean(self, pictures: list[int]) -> Tensor:
         """Post-softmax attention, mean over heads: float32 [len(pictures), T, T]."""
@@ -56,6 +58,9 @@ class QueriesKeys:
         # Head by head: holding all heads at once costs heads times the memory, and the
         # matrix of one head stays in the cache between the product and the softmax.
         for head in range(heads):
-            scores = (queries[:, head].float() * self.scale) @ keys[:, head].float().mT
-            mean += torch.softmax(scores, dim=-1)
+            mean += self._weights(queries, keys, head)
         return mean.div_(heads)
+
+    def _weights(self, queries: Tensor, keys: Tensor, head: int) -> Tensor:
+        scores = (queries[:, head].float() * self.scale) @ keys[:, head].float().mT
+        return torch.softmax(scores, dim=-1)

@@ -113,6 +113,10 @@ class ResNetRecorder:
         return found
 
     def _embedding(self, features: Tensor) -> Tensor:
+        if not self.facts.parts_refusal:
+            # The sum of the parts, in float32, so that they add up in half precision too.
+            constant = self.facts.embedding_constant.to(features.device)
+            return self._parts(features.float()).sum(dim=1) + constant
         pooled = self._network.forward_head(features, pre_logits=True).flatten(1)
         embedding: Tensor = pooled if self._projection is None else self._projection(pooled)
         return embedding.float()

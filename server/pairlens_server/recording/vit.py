@@ -35,6 +35,8 @@ _CLASS_TOKEN_HINT = (
 
 
 def _attention_refusal(network: Any) -> str:
+    if network.global_pool not in ("token", "avg"):
+        return f"under {network.global_pool or 'no'} pooling no token's attention is the readout's"
     for block in network.blocks:
         attention = getattr(block, "attn", None)
         if not isinstance(attention, Attention):
@@ -169,13 +171,20 @@ class ViTRecorder:
                 assert logits is not None
                 found[activation] = logits.detach()[pictures].float()
             elif isinstance(activation, Embedding):
-                pooled = self._network.forward_head(tokens[pictures], pre_logits=True)
-                embedding = pooled if self._projection is None else self._projection(pooled)
-                found[activation] = embedding.float()
+                found[activation] = self._embedding(tokens[pictures])
             elif isinstance(activation, PooledParts):
                 found[activation] = self._parts(tokens[pictures].float())
             elif isinstance(activation, FeatureMap):
                 found[activation] = self._grid(leaves[0].detach()[pictures])
+
+    def _embedding(self, tokens: Tensor) -> Tensor:
+        if not self.facts.parts_refusal:
+            # The sum of the parts, in float32, so that they add up in half precision too.
+            constant = self.facts.embedding_constant.to(tokens.device)
+            return self._parts(tokens.float()).sum(dim=1) + constant
+        pooled = self._network.forward_head(tokens, pre_logits=True)
+        embedding: Tensor = pooled if self._projection is None else self._projection(pooled)
+        return embedding.float()
 
     def _parts(self, tokens: Tensor) -> Tensor:
         pooled = list(self.facts.pooled)

@@ -31,8 +31,15 @@ def check_options(options: RenderOptions | None, *, pair: bool) -> None:
         )
 
 
-def check_pixels(options: RenderOptions | None, pictures: Sequence[Picture], limit: int) -> None:
-    """Bound what will be rendered of these pictures, each counted as often as it is drawn.
+def check_pixels(
+    options: RenderOptions | None, sizes: Sequence[tuple[int, int]], limit: int
+) -> None:
+    """Bound what will be rendered of pictures, each counted as often as it is drawn.
+
+    Args:
+        options: None when nothing is drawn.
+        sizes: The two sides of each picture.
+        limit: Most pixels in all.
 
     Raises:
         InvalidParameterError: Together they hold more than `limit` pixels.
@@ -40,8 +47,8 @@ def check_pixels(options: RenderOptions | None, pictures: Sequence[Picture], lim
     if options is None:
         return
     drawings = options.upsampled + options.overlay
-    sizes = [rendered_size(p.height, p.width, options.max_side) for p in pictures]
-    check_rendered_pixels(sizes * drawings, limit)
+    rendered = [rendered_size(height, width, options.max_side) for height, width in sizes]
+    check_rendered_pixels(rendered * drawings, limit)
 
 
 def draw(
@@ -54,7 +61,7 @@ def draw(
     """Draw one map.
 
     Args:
-        picture: The picture that the map explains.
+        picture: The picture that the map explains, at the size to draw or larger.
         heatmap: float32 [rows, columns].
         geometry: Where its cells lie.
         options: Checked.

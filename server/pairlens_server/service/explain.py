@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from pairlens_server.engine.engine import Engine
 from pairlens_server.errors import InvalidParameterError, MethodUnsupportedError
+from pairlens_server.images.render import Rendered, RenderOptions
 from pairlens_server.methods.base import ExplanationMethod
 from pairlens_server.methods.catalogue import default_explanation_method
 from pairlens_server.models.loaded import LoadedModel
@@ -25,7 +27,7 @@ from pairlens_server.service.commands import (
 )
 from pairlens_server.service.drawing import check_options, check_pixels, draw
 from pairlens_server.service.limits import ServiceLimits
-from pairlens_server.service.recordings import PictureRecorder
+from pairlens_server.service.recordings import AdmittedPicture, PictureRecorder
 from pairlens_server.service.stopwatch import Stopwatch
 
 
@@ -120,31 +122,38 @@ class ExplainUseCase:
         class_index = resolve_class(command.target, method, model)
         options = command.rendering
         check_options(options, pair=False)
+        if options is not None:
+            size = await self._recorder.measure(command.image, "image")
+            check_pixels(options, [size], self._limits.max_rendered_pixels)
         with watch.stage("decode"):
-            picture = await self._recorder.decode(command.image, "image")
-        check_pixels(options, [picture], self._limits.max_rendered_pixels)
+            picture = await self._recorder.admit(command.image, "image", model, options)
         recording = await self._recorder.record(
             model, picture, method.needs(class_index), command.deadline_s
         )
-        run = self._recorder.run
         with watch.stage("method"):
-            heatmap = await run(compute_heatmap, method, recording.values, facts, class_index)
-        geometry = self._recorder.geometry(model, picture)
-        with watch.stage("render"):
-            rendered = (
-                await run(draw, picture, heatmap, geometry, options, [heatmap])
-                if options is not None
-                else None
+            heatmap = await asyncio.to_thread(
+                compute_heatmap, method, recording.values, facts, class_index
             )
+        with watch.stage("render"):
+            rendered = await self._draw(picture, heatmap, options)
         target = None
         if method.takes_target:
             target = describe_target(recording.values[Logits()], class_index, model)
         return ExplainOutcome(
             model=model,
             heatmap=heatmap,
-            geometry=geometry,
+            geometry=picture.geometry,
             method=method,
             target=target,
             rendered=rendered,
             timings=watch.timings([recording]),
+        )
+
+    async def _draw(
+        self, picture: AdmittedPicture, heatmap: Float32Array, options: RenderOptions | None
+    ) -> Rendered | None:
+        if options is None or picture.drawable is None:
+            return None
+        return await self._recorder.run(
+            draw, picture.drawable, heatmap, picture.geometry, options, [heatmap]
         )

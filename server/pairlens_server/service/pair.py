@@ -16,10 +16,9 @@ from pairlens_server.errors import (
     ImageUndecodableError,
     InvalidParameterError,
     MethodUnsupportedError,
+    NotFiniteError,
     PairlensError,
 )
-from pairlens_server.images.admission import Picture
-from pairlens_server.images.render import Rendered, RenderOptions
 from pairlens_server.methods.catalogue import default_pair_method
 from pairlens_server.methods.similarity import PairMaps, PooledDecomposition
 from pairlens_server.models.loaded import LoadedModel
@@ -35,10 +34,16 @@ from pairlens_server.service.commands import (
 )
 from pairlens_server.service.drawing import check_options, check_pixels, draw
 from pairlens_server.service.limits import ServiceLimits
-from pairlens_server.service.recordings import PictureRecorder, PictureRecording
+from pairlens_server.service.recordings import AdmittedPicture, PictureRecorder, PictureRecording
 from pairlens_server.service.stopwatch import Stopwatch
 
 Result = TypeVar("Result")
+
+# What fails one candidate and leaves the call alone.
+_OF_ONE_CANDIDATE = (ImageUndecodableError, ImageTooLargeError, NotFiniteError)
+
+# Image jobs of one call under way; more would keep other calls waiting behind all of them.
+_IMAGE_JOBS = 2
 
 
 def resolve_method(method: PooledDecomposition | None, facts: ModelFacts) -> PooledDecomposition:
@@ -64,6 +69,13 @@ async def gather_or_cancel(awaitables: Sequence[Awaitable[Result]]) -> list[Resu
             task.cancel()
 
 
+async def _or_error(awaitable: Awaitable[Result]) -> Result | PairlensError:
+    try:
+        return await awaitable
+    except _OF_ONE_CANDIDATE as error:
+        return error
+
+
 def compute_maps(
     method: PooledDecomposition,
     query: PictureRecording,
@@ -82,7 +94,7 @@ def _array(tensor: Tensor) -> Float32Array:
 
 
 class PairUseCase:
-    """Runs one PairSimilarity call: check, decode, record, split, render."""
+    """Answers PairSimilarity calls; each is a `_PairCall`."""
 
     def __init__(
         self,
@@ -106,140 +118,170 @@ class PairUseCase:
         model = self._registry.get(command.model)
         facts = self._engine.facts(model)
         method = resolve_method(command.method, facts)
-        self._check(command, method, model)
+        call = _PairCall(command, model, facts, method, self._recorder, watch)
+        call.check(self._limits)
+        await call.check_drawing(self._limits)
         with watch.stage("decode"):
-            query, candidates = await self._decode(command)
-        usable = [i for i, c in enumerate(candidates) if isinstance(c, Picture)]
-        pictures = [query, *(c for c in candidates if isinstance(c, Picture))]
-        drawn = [p for candidate in pictures[1:] for p in (query, candidate)]
-        check_pixels(command.rendering, drawn, self._limits.max_rendered_pixels)
-        recordings = await self._record(model, pictures, method, command.deadline_s)
-        if not bool(recordings[0].values[Embedding()].any()):
-            raise InvalidParameterError(
-                "the model's embedding of this picture is zero; no cosine exists", field="query"
-            )
-        results: list[PairMatch | PairlensError | None] = [
-            c if isinstance(c, PairlensError) else None for c in candidates
-        ]
-        if usable:
-            with watch.stage("method"):
-                maps = await self._recorder.run(
-                    compute_maps, method, recordings[0], recordings[1:], facts
-                )
-            with watch.stage("render"):
-                matches = await gather_or_cancel(
-                    [
-                        self._match(model, query, pictures[row + 1], maps, row, index, command)
-                        for row, index in enumerate(usable)
-                    ]
-                )
-            for index, match in zip(usable, matches, strict=True):
-                results[index] = match
-        return PairOutcome(
-            model=model,
-            results=tuple(result for result in results if result is not None),
-            method=method,
-            timings=watch.timings(recordings),
-        )
+            query, candidates = await call.admit()
+        recorded, recordings = await call.record(query, candidates)
+        results = await call.matches(query, candidates, recorded, recordings)
+        used = [r for r in (recorded, *recordings) if isinstance(r, PictureRecording)]
+        return PairOutcome(model, tuple(results), method, watch.timings(used))
 
-    def _check(
-        self, command: PairCommand, method: PooledDecomposition, model: LoadedModel
-    ) -> None:
-        count, limit = len(command.candidates), self._limits.max_candidates
+
+class _PairCall:
+    """The steps of one call, in their order."""
+
+    def __init__(
+        self,
+        command: PairCommand,
+        model: LoadedModel,
+        facts: ModelFacts,
+        method: PooledDecomposition,
+        recorder: PictureRecorder,
+        watch: Stopwatch,
+    ):
+        self._command = command
+        self._model = model
+        self._facts = facts
+        self._method = method
+        self._recorder = recorder
+        self._watch = watch
+        self._image_jobs = asyncio.Semaphore(_IMAGE_JOBS)
+
+    def check(self, limits: ServiceLimits) -> None:
+        """Refuse what can be seen from the command alone."""
+        count, limit = len(self._command.candidates), limits.max_candidates
         if not 1 <= count <= limit:
             raise InvalidParameterError(
                 f"{count} candidates; a call takes 1 to {limit}", field="candidates"
             )
-        values = count * model.layout.cells**2
-        if method.match_matrix and values > self._limits.max_match_values:
+        values = count * self._model.layout.cells**2
+        if self._method.match_matrix and values > limits.max_match_values:
             raise InvalidParameterError(
                 f"the match matrices of {count} candidates hold {values} values, the limit is "
-                f"{self._limits.max_match_values}; ask for fewer candidates at once",
+                f"{limits.max_match_values}; ask for fewer candidates at once",
                 field="method.pooled_decomposition.match_matrix",
             )
-        check_options(command.rendering, pair=True)
+        check_options(self._command.rendering, pair=True)
 
-    async def _decode(self, command: PairCommand) -> tuple[Picture, list[Picture | PairlensError]]:
-        async def candidate(data: bytes, field: str) -> Picture | PairlensError:
-            try:
-                return await self._recorder.decode(data, field)
-            except (ImageUndecodableError, ImageTooLargeError) as error:
-                return error
-
-        query, *candidates = await gather_or_cancel(
-            [
-                self._recorder.decode(command.query, "query"),
-                *(candidate(d, f"candidates[{i}]") for i, d in enumerate(command.candidates)),
-            ]
+    async def check_drawing(self, limits: ServiceLimits) -> None:
+        """Bound what will be drawn, from the headers, before any picture is decoded."""
+        if self._command.rendering is None:
+            return
+        query = await self._recorder.measure(self._command.query, "query")
+        sizes = await gather_or_cancel(
+            [_or_error(self._recorder.measure(d, f)) for d, f in self._candidate_files()]
         )
-        assert isinstance(query, Picture)
+        drawn = [side for size in sizes if isinstance(size, tuple) for side in (query, size)]
+        check_pixels(self._command.rendering, drawn, limits.max_rendered_pixels)
+
+    async def admit(self) -> tuple[AdmittedPicture, list[AdmittedPicture | PairlensError]]:
+        """Decode and prepare the pictures; a broken candidate becomes its error."""
+        query = await self._admit(self._command.query, "query")
+        candidates = await gather_or_cancel(
+            [_or_error(self._admit(d, f)) for d, f in self._candidate_files()]
+        )
         return query, candidates
 
-    async def _record(
-        self,
-        model: LoadedModel,
-        pictures: Sequence[Picture],
-        method: PooledDecomposition,
-        deadline_s: float | None,
-    ) -> list[PictureRecording]:
-        distinct = {picture.sha256: picture for picture in pictures}
-        recorded = await gather_or_cancel(
-            [
-                self._recorder.record(model, picture, method.needs(), deadline_s)
-                for picture in distinct.values()
-            ]
+    async def record(
+        self, query: AdmittedPicture, candidates: Sequence[AdmittedPicture | PairlensError]
+    ) -> tuple[PictureRecording, list[PictureRecording | PairlensError]]:
+        """Get the activations, of equal pictures once."""
+        pictures = [c for c in candidates if isinstance(c, AdmittedPicture)]
+        others = {p.sha256: p for p in pictures if p.sha256 != query.sha256}
+        first, *rest = await gather_or_cancel(
+            [self._record(query), *(_or_error(self._record(p)) for p in others.values())]
         )
-        by_content = dict(zip(distinct, recorded, strict=True))
-        return [by_content[picture.sha256] for picture in pictures]
+        assert isinstance(first, PictureRecording)
+        if not bool(first.values[Embedding()].any()):
+            raise _zero_embedding("query")
+        found = dict(zip(others, rest, strict=True)) | {query.sha256: first}
+        recordings = [c if isinstance(c, PairlensError) else found[c.sha256] for c in candidates]
+        return first, recordings
+
+    async def matches(
+        self,
+        query: AdmittedPicture,
+        candidates: Sequence[AdmittedPicture | PairlensError],
+        recorded: PictureRecording,
+        recordings: Sequence[PictureRecording | PairlensError],
+    ) -> list[PairMatch | PairlensError]:
+        """Split the similarity to every usable candidate, and draw."""
+        usable = [r for r in recordings if isinstance(r, PictureRecording)]
+        if not usable:
+            return [r for r in recordings if isinstance(r, PairlensError)]
+        with self._watch.stage("method"):
+            maps = await asyncio.to_thread(
+                compute_maps, self._method, recorded, usable, self._facts
+            )
+        places = [i for i, r in enumerate(recordings) if isinstance(r, PictureRecording)]
+        row_of = {index: row for row, index in enumerate(places)}
+
+        async def result(index: int) -> PairMatch | PairlensError:
+            recording, candidate = recordings[index], candidates[index]
+            if isinstance(recording, PairlensError):
+                return recording
+            assert isinstance(candidate, AdmittedPicture)
+            return await self._match(query, candidate, maps, row_of[index])
+
+        with self._watch.stage("render"):
+            return await gather_or_cancel([result(index) for index in range(len(recordings))])
+
+    def _candidate_files(self) -> list[tuple[bytes, str]]:
+        return [(data, f"candidates[{i}]") for i, data in enumerate(self._command.candidates)]
+
+    async def _admit(self, data: bytes, field: str) -> AdmittedPicture:
+        async with self._image_jobs:
+            return await self._recorder.admit(data, field, self._model, self._command.rendering)
+
+    async def _record(self, picture: AdmittedPicture) -> PictureRecording:
+        return await self._recorder.record(
+            self._model, picture, self._method.needs(), self._command.deadline_s
+        )
 
     async def _match(
-        self,
-        model: LoadedModel,
-        query: Picture,
-        candidate: Picture,
-        maps: PairMaps,
-        row: int,
-        index: int,
-        command: PairCommand,
+        self, query: AdmittedPicture, candidate: AdmittedPicture, maps: PairMaps, row: int
     ) -> PairMatch | PairlensError:
         similarity = float(maps.similarity[row])
         if not np.isfinite(similarity):
-            return InvalidParameterError(
-                "the model's embedding of this picture is zero; no cosine exists",
-                field=f"candidates[{index}]",
-            )
+            return _zero_embedding(candidate.field)
         query_map, candidate_map = _array(maps.query_maps[row]), _array(maps.candidate_maps[row])
         both = [query_map, candidate_map]
         return PairMatch(
             similarity=similarity,
-            query=SideMap(
-                heatmap=query_map,
-                geometry=self._recorder.geometry(model, query),
-                bias_share=float(maps.query_bias[row]),
-                prefix_share=float(maps.query_prefix[row]),
-                rendered=await self._render(model, query, query_map, both, command.rendering),
+            query=await self._side(
+                query, query_map, both, maps.query_bias[row], maps.query_prefix[row]
             ),
-            candidate=SideMap(
-                heatmap=candidate_map,
-                geometry=self._recorder.geometry(model, candidate),
-                bias_share=float(maps.candidate_bias[row]),
-                prefix_share=float(maps.candidate_prefix[row]),
-                rendered=await self._render(
-                    model, candidate, candidate_map, both, command.rendering
-                ),
+            candidate=await self._side(
+                candidate,
+                candidate_map,
+                both,
+                maps.candidate_bias[row],
+                maps.candidate_prefix[row],
             ),
             match_matrix=None if maps.match is None else _array(maps.match[row]),
         )
 
-    async def _render(
+    async def _side(
         self,
-        model: LoadedModel,
-        picture: Picture,
+        picture: AdmittedPicture,
         heatmap: Float32Array,
         both: list[Float32Array],
-        options: RenderOptions | None,
-    ) -> Rendered | None:
-        if options is None:
-            return None
-        geometry = self._recorder.geometry(model, picture)
-        return await self._recorder.run(draw, picture, heatmap, geometry, options, both)
+        bias_share: Tensor,
+        prefix_share: Tensor,
+    ) -> SideMap:
+        rendered = None
+        options = self._command.rendering
+        if options is not None and picture.drawable is not None:
+            async with self._image_jobs:
+                rendered = await self._recorder.run(
+                    draw, picture.drawable, heatmap, picture.geometry, options, both
+                )
+        return SideMap(heatmap, picture.geometry, float(bias_share), float(prefix_share), rendered)
+
+
+def _zero_embedding(field: str) -> InvalidParameterError:
+    return InvalidParameterError(
+        f"{field}: the model's embedding of this picture is zero; no cosine exists", field=field
+    )

@@ -28,10 +28,10 @@ class Stopwatch:
             self._stages[name] = self._stages.get(name, 0.0) + spent
 
     def timings(self, recordings: Sequence[PictureRecording]) -> Timings:
-        """Close the books; preprocessing counts as decoding, and pictures overlap."""
+        """Close the books; decoding includes preprocessing, and pictures overlap."""
         return Timings(
             total_s=time.perf_counter() - self._started_s,
-            decode_s=self._stages.get("decode", 0.0) + max(r.preprocess_s for r in recordings),
+            decode_s=self._stages.get("decode", 0.0),
             queue_s=max(r.queue_s for r in recordings),
             compute_s=max(r.compute_s for r in recordings),
             method_s=self._stages.get("method", 0.0),
