@@ -7,7 +7,10 @@ import logging
 import sys
 from pathlib import Path
 
+import pytest
+
 from pairlens_server import app
+from pairlens_server.errors import ConfigurationError, OutOfMemoryError
 from pairlens_server.logs import JsonFormatter
 
 
@@ -30,6 +33,15 @@ async def test_a_dead_engine_ends_the_process(monkeypatch):
     assert not waiting.done()
     engine.healthy = False
     assert await asyncio.wait_for(waiting, 5) == 1
+
+
+async def test_a_model_too_large_for_its_methods_is_told():
+    class Small(Engine):
+        async def warm_up(self) -> None:
+            raise OutOfMemoryError("one picture alone does not fit on the device")
+
+    with pytest.raises(ConfigurationError, match="a model cannot run: one picture alone"):
+        await app._warm_up(Small(healthy=True))
 
 
 def test_a_json_line_holds_the_traceback():

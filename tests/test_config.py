@@ -48,6 +48,10 @@ def test_a_flag_goes_before_a_variable_before_the_file_before_the_default(monkey
     assert given.drain_s == 20
 
 
+def test_a_queue_for_one_full_call_is_enough():
+    assert settings("--max-queued", "65", "--max-candidates", "64").max_queued == 65
+
+
 def test_the_file_can_be_named_by_a_variable(monkeypatch, file):
     monkeypatch.setenv("PAIRLENS_CONFIG", file("max_batch: 2\n"))
     assert settings().max_batch == 2
@@ -79,6 +83,11 @@ def test_variables_that_kubernetes_sets_for_a_service_do_no_harm(monkeypatch):
         (["--listen", "::1:50051"], "brackets around an IPv6 address"),
         (["--log-level", "loud"], "log_level (--log-level, PAIRLENS_LOG_LEVEL): "),
         (["--max-request-bytes", "1000"], "leaves no room for a picture"),
+        (
+            ["--max-queued", "64", "--max-candidates", "64"],
+            "max_queued (64) must be above max_candidates (64): a call with all its",
+        ),
+        (["--max-candidates", "600"], "max_queued (512) must be above max_candidates (600)"),
         (["--max-bach", "3"], "unrecognized arguments: --max-bach"),
         (["--max-b", "3"], "unrecognized arguments: --max-b"),
         (["--config", "/nowhere/server.yaml"], "server.yaml: No such file"),

@@ -15,7 +15,7 @@ import torch
 from pairlens_server.cache.memory import ActivationCache
 from pairlens_server.config import ServerSettings, dump, parse_command_line
 from pairlens_server.engine.engine import Engine
-from pairlens_server.errors import ConfigurationError
+from pairlens_server.errors import ConfigurationError, PairlensError
 from pairlens_server.logs import set_up_logging
 from pairlens_server.models.config import ModelConfig, load_model_configs
 from pairlens_server.models.loaded import LoadedModel
@@ -70,7 +70,7 @@ async def _serve(settings: ServerSettings) -> int:
         await server.start(*_servicers(settings, registry, engine, pool))
         sys.stdout.write(f"listening on {address}\n")
         sys.stdout.flush()
-        await engine.warm_up()
+        await _warm_up(engine)
         stop = asyncio.Event()
         for number in _SIGNALS:
             loop.add_signal_handler(number, stop.set)
@@ -97,6 +97,14 @@ def _loader(
         return [load_model(config) for config in configs]
 
     return load
+
+
+async def _warm_up(engine: Engine) -> None:
+    try:
+        await engine.warm_up()
+    # A model that does not fit on the device with its methods: nothing of a caller's.
+    except PairlensError as error:
+        raise ConfigurationError(f"a model cannot run: {error.message}") from error
 
 
 def _servicers(

@@ -111,6 +111,16 @@ class ServerSettings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _queue_holds_a_full_call(self) -> ServerSettings:
+        # The query and its candidates are queued together.
+        if self.max_queued <= self.max_candidates:
+            raise ValueError(
+                f"max_queued ({self.max_queued}) must be above max_candidates "
+                f"({self.max_candidates}): a call with all its candidates would never be taken on"
+            )
+        return self
+
     @property
     def limits(self) -> ServiceLimits:
         """What a request may hold."""

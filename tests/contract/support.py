@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,8 @@ from pairlens.v1 import (
 
 TIMEOUT_S = 60
 
+_UNSEEN = itertools.count(1_000_000)
+
 
 def noise(seed: int, height: int = 40, width: int = 56) -> Image.Image:
     """A picture of coloured patches."""
@@ -38,6 +41,11 @@ def encoded(picture: Image.Image, file_format: str = "PNG", **options: Any) -> b
 
 def png(seed: int, height: int = 40, width: int = 56) -> bytes:
     return encoded(noise(seed, height, width))
+
+
+def unseen() -> bytes:
+    """A picture that no test has sent, so that no cache has its activations."""
+    return png(next(_UNSEEN))
 
 
 def image(data: bytes) -> common_pb2.Image:

@@ -8,12 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+import yaml
 from google.rpc import error_details_pb2
 
-from tests.contract.support import Stubs, failure_of_rpc, png
-from tests.server_process import server_process, write_models
+from tests.contract.support import Failure, Stubs, failure_of_rpc, png
+from tests.server_process import MODELS, server_process, write_models
 
 QUEUE = 40
+CALLS = 8
 
 
 @pytest.fixture
@@ -21,18 +23,36 @@ def models(tmp_path):
     return write_models(tmp_path, ["tiny-vit"])
 
 
-def test_overload_then_drain(models, tmp_path):
-    log = tmp_path / "log.txt"
-    flags = ("--max-queued", str(QUEUE), "--max-batch", "1", "--drain-s", "120")
-    with server_process(models, log, *flags) as server:
-        stubs = Stubs(server.listening())
-        server.serving()
-        with pytest.raises(grpc.RpcError) as caught:
-            stubs.pair("tiny-vit", png(0), *(png(seed) for seed in range(1, QUEUE + 20)))
-        found = failure_of_rpc(caught.value)
+def overload(stubs):
+    """Calls that each fit into the queue, and not all at once."""
+
+    def call(number):
+        query, *candidates = (png(seed) for seed in range(QUEUE * number, QUEUE * (number + 1)))
+        try:
+            return stubs.pair("tiny-vit", query, *candidates)
+        except grpc.RpcError as error:
+            return failure_of_rpc(error)
+
+    with ThreadPoolExecutor(CALLS) as pool:
+        failures = [a for a in pool.map(call, range(CALLS)) if isinstance(a, Failure)]
+    assert failures
+    for found in failures:
         assert (found.code, found.reason) == ("RESOURCE_EXHAUSTED", "QUEUE_FULL")
         delay = found.detail(error_details_pb2.RetryInfo).retry_delay
         assert delay.ToMilliseconds() > 0
+    assert not isinstance(call(CALLS), Failure)  # alone, it has the queue for itself
+
+
+def test_overload_then_drain(models, tmp_path):
+    log = tmp_path / "log.txt"
+    flags = (
+        *("--max-queued", str(QUEUE), "--max-candidates", str(QUEUE - 1)),
+        *("--max-batch", "1", "--drain-s", "120"),
+    )
+    with server_process(models, log, *flags) as server:
+        stubs = Stubs(server.listening())
+        server.serving()
+        overload(stubs)
 
         with ThreadPoolExecutor(1) as pool:
             # Some seconds of drawing, so that the signal comes in between.
@@ -56,10 +76,18 @@ def test_overload_then_drain(models, tmp_path):
         assert "ready on 127.0.0.1:" in server.read_log()
 
 
-def test_a_signal_while_it_warms_up_ends_it_in_order(models, tmp_path):
-    with server_process(models, tmp_path / "log.txt") as server:
+def test_a_signal_while_it_warms_up_ends_it_at_once(tmp_path):
+    (small,) = [model for model in MODELS if model["name"] == "tiny-vit"]
+    # Small patches and many blocks: the roll-out of the warm-up takes seconds.
+    options = {**small["architecture_options"], "patch_size": 4, "depth": 24}
+    slow = {**small, "architecture_options": options, "preprocessing": {"size": 160}}
+    path = tmp_path / "models.yaml"
+    path.write_text(yaml.safe_dump({"models": [slow]}))
+    with server_process(path, tmp_path / "log.txt") as server:
         server.listening()
         assert server.stop() == 0
+        # It was not done with the warm-up, and the signal did not wait for that.
+        assert "ready on" not in server.read_log()
 
 
 def test_a_taken_port_is_told_before_models_load(models, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from pairlens import (
 )
 from pairlens.cli import main
 from tests.conftest import MAX_IMAGE_BYTES, MAX_REQUEST_BYTES
-from tests.contract.support import noise, png
+from tests.contract.support import noise, png, unseen
 from tests.server_process import MODELS
 
 
@@ -100,10 +101,12 @@ def test_the_servers_overlay_is_the_clients(client):
     drawn = client.explain(picture, model="tiny-vit", render=Rendering(max_side=100))
     plain = client.explain(picture, model="tiny-vit")
     assert drawn.rendered is not None
-    assert drawn.overlay(max_side=100).size == (100, 64)
-    np.testing.assert_array_equal(
-        np.asarray(drawn.overlay(max_side=100)), np.asarray(plain.overlay(max_side=100))
-    )
+    servers = Image.open(io.BytesIO(drawn.rendered.overlay_png))
+    assert (servers.mode, servers.size) == ("RGB", (100, 64))
+    assert plain.rendered is None
+    clients = plain.overlay(max_side=100)
+    np.testing.assert_array_equal(np.asarray(servers), np.asarray(clients))
+    np.testing.assert_array_equal(np.asarray(drawn.overlay(max_side=100)), np.asarray(clients))
 
 
 def test_a_map_goes_back_to_the_pixels_that_the_model_saw(client):
@@ -153,7 +156,10 @@ def test_mistakes_are_typed_and_the_server_goes_on(client, call, error, field):
     with pytest.raises(error) as caught:
         call(client)
     assert caught.value.field == field
-    assert client.explain(png(1), model="tiny-vit").heatmap.shape == (4, 6)
+    # Unseen, so that the model runs: a cached answer would not show that the device goes on.
+    result = client.explain(unseen(), model="tiny-vit")
+    assert result.timing.cached_images == 0
+    assert result.heatmap.shape == (4, 6)
 
 
 def test_cli_pair_and_explain(server_target, pictures, tmp_path, capsys):

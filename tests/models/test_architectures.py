@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.models.vision_transformer import VisionTransformer
 
-from pairlens_server.models.architectures import token_layout
+from pairlens_server.errors import ConfigurationError
+from pairlens_server.models.architectures import token_layout, try_out
 from pairlens_server.models.config import ModelConfig
 from pairlens_server.models.loaded import Family, TokenLayout
 from pairlens_server.models.preprocessing import Interpolation, Preprocessing, ResizeMode
 
-from .conftest import config, features, random_model, refusal
+from .conftest import FIELDS, config, features, random_model, refusal
 
 
 @pytest.mark.parametrize(
@@ -151,6 +153,47 @@ def test_an_input_that_is_no_multiple_of_the_patch_leaves_a_border_unseen():
     settings = Preprocessing(
         20, 30, ResizeMode.STRETCH, 1.0, Interpolation.BILINEAR, (0.5,) * 3, (0.5,) * 3
     )
-    layout = token_layout(network, settings)
+    features = try_out(network, settings, torch.device("cpu"))
+    layout = token_layout(network, settings, features)
     assert (layout.rows, layout.columns) == (2, 3)
     assert (layout.unseen_bottom, layout.unseen_right) == (4, 6)
+
+
+def test_what_builds_but_cannot_run_is_told() -> None:
+    network = timm.create_model(
+        "vit_tiny_patch16_224",
+        img_size=(36, 50),
+        dynamic_img_pad=True,
+        **{"patch_size": 8, "depth": 1, "embed_dim": 32, "num_heads": 2},
+    )
+    settings = Preprocessing(
+        36, 50, ResizeMode.STRETCH, 1.0, Interpolation.BILINEAR, (0.5,) * 3, (0.5,) * 3
+    )
+    with pytest.raises(ConfigurationError, match=r"^cannot run at 36 x 50: .+$") as caught:
+        try_out(network, settings, torch.device("cpu"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["forward_features", "forward_head"])
+@pytest.mark.parametrize("kind", ["vit", "deit", "resnet", "bit"])
+@pytest.mark.parametrize("error", [RuntimeError("no\nway"), AssertionError("no"), KeyError("no")])
+def test_every_family_is_run_once_at_load(
+    monkeypatch: pytest.MonkeyPatch, kind: str, part: str, error: Exception
+) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(type(random_model(kind).network), part, fail)
+    message = refusal(config(kind, random_weights=True, seed=0))
+    size = FIELDS[kind]["preprocessing"]["size"]
+    assert message.startswith(f"model 'm': cannot run at {size} x {size}: ")
+    assert message.strip("'").endswith("no")
+
+
+def test_an_error_without_a_text_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(VisionTransformer, "forward_features", fail)
+    message = refusal(config("vit", random_weights=True, seed=0))
+    assert message == "model 'm': cannot run at 32 x 32: NotImplementedError"

@@ -67,6 +67,14 @@ def test_preprocessing_values(tmp_path: Path) -> None:
         ({"architectur": "x"}, "model 'a', field architectur: Extra inputs"),
         ({"architecture": "hf-hub:timm/resnet50"}, "field architecture"),
         ({"architecture_options": {"num_classes": 3}}, "architecture_options: num_classes cannot"),
+        (
+            {"architecture_options": {"dynamic_img_pad": True}},
+            "architecture_options: dynamic_img_pad cannot be set here: the patch grid must be",
+        ),
+        (
+            {"architecture_options": {"dynamic_img_size": True}},
+            "architecture_options: dynamic_img_size cannot be set here: the patch grid must be",
+        ),
         ({"checkpoint": None}, "model 'a': checkpoint is missing"),
         ({"seed": 1}, "model 'a': seed only applies"),
         ({"random_weights": True, "seed": 1}, "model 'a': random_weights: true excludes"),

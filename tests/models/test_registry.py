@@ -46,8 +46,21 @@ def test_unknown_model_names_near_ones(model: LoadedModel) -> None:
         registry.get("z" * 10_000)
     assert len(caught.value.message) < 200
     assert caught.value.field == "model"
-    with pytest.raises(ModelNotFoundError, match="served: none"):
+    with pytest.raises(ModelNotFoundError, match=r"served: none$"):
         ModelRegistry([]).get("a")
+
+
+def test_unknown_model_lists_ten_of_many(model: LoadedModel) -> None:
+    names = [f"{'m' * 50}-{number}" for number in range(80)]
+    registry = ModelRegistry([replace(model, name=name) for name in names])
+    with pytest.raises(ModelNotFoundError) as caught:
+        registry.get("z" * 20_000)
+    message = caught.value.message
+    assert message.endswith(f"served: {', '.join(names[:10])}, … and 70 more")
+    assert len(message) < 1000
+    ten = ModelRegistry([replace(model, name=name) for name in names[:10]])
+    with pytest.raises(ModelNotFoundError, match=r"-9$"):
+        ten.get("z")
 
 
 @pytest.mark.parametrize(

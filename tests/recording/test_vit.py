@@ -174,7 +174,10 @@ def test_every_picture_gets_the_gradient_of_its_own_class():
 
 
 @pytest.mark.parametrize("class_index", [0, 4])
-@pytest.mark.parametrize("kind", ["class token", "registers"])
+@pytest.mark.parametrize(
+    "kind",
+    ["class token", "registers", "mean", "mean, norm before pooling", "mean with class token"],
+)
 def test_grad_cam_agrees_with_the_grad_cam_package(kind, class_index):
     model = build(kind)
     images = pixels(model)

@@ -16,6 +16,7 @@ ROWS = [
     (errors.ImageTooLargeError, "INVALID_ARGUMENT", "IMAGE_TOO_LARGE"),
     (errors.ModelNotFoundError, "NOT_FOUND", "MODEL_NOT_FOUND"),
     (errors.MethodUnsupportedError, "FAILED_PRECONDITION", "METHOD_UNSUPPORTED"),
+    (errors.NotFiniteError, "FAILED_PRECONDITION", "NOT_FINITE"),
     (errors.QueueFullError, "RESOURCE_EXHAUSTED", "QUEUE_FULL"),
     (errors.OutOfMemoryError, "RESOURCE_EXHAUSTED", "OUT_OF_MEMORY"),
     (errors.DeadlineUnreachableError, "DEADLINE_EXCEEDED", "DEADLINE_UNREACHABLE"),
@@ -80,10 +81,12 @@ def test_the_field_at_fault_is_named(kind):
     assert dict(info.metadata) == {"field": "candidates[3]"}
 
 
-def test_when_to_come_back():
-    (retry,) = unpacked(
-        to_status(errors.QueueFullError("full", retry_after_s=0.5)), error_details_pb2.RetryInfo
-    )
+@pytest.mark.parametrize(
+    "kind", [errors.QueueFullError, errors.OutOfMemoryError, errors.NotReadyError]
+)
+def test_when_to_come_back(kind):
+    status = to_status(kind("not now", retry_after_s=0.5))
+    (retry,) = unpacked(status, error_details_pb2.RetryInfo)
     assert retry.retry_delay.ToMilliseconds() == 500
 
 
@@ -92,6 +95,26 @@ def test_the_model_that_is_not_there():
     (resource,) = unpacked(status, error_details_pb2.ResourceInfo)
     assert resource.resource_name == "x"
     assert resource.resource_type == "pairlens.v1.ModelInfo"
+
+
+@pytest.mark.parametrize("character", ["x", "%", "ä", "猫", "🐈"])
+def test_the_longest_texts_fit_into_the_metadata_of_grpc(character):
+    error = errors.ModelNotFoundError(character * 20_000, field="model")
+    status = to_status(error, model=character * 20_000)
+    (resource,) = unpacked(status, error_details_pb2.ResourceInfo)
+    (bad,) = unpacked(status, error_details_pb2.BadRequest)
+    assert len(resource.resource_name.encode()) <= 100
+    texts = (status.message, resource.description, bad.field_violations[0].description)
+    for text in texts:
+        assert 990 <= len(text.encode()) <= 1000
+        assert set(text) == {character, "…"}
+    percent_encoded, base64 = 3 * len(status.message.encode()), status.ByteSize() * 4 / 3
+    assert percent_encoded + base64 < 8000
+
+
+def test_texts_up_to_the_limit_stay_whole():
+    assert to_status(errors.PairlensError("ä" * 500)).message == "ä" * 500
+    assert to_status(errors.PairlensError("ä" * 501)).message == "ä" * 498 + "…"
 
 
 def test_a_bug_tells_the_caller_an_id_and_the_log_everything(caplog):

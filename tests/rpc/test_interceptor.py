@@ -1,6 +1,7 @@
 """The interceptor before servicers that a test decides, on a real connection."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 
 import grpc
@@ -18,7 +19,7 @@ from pairlens_server.errors import (
     ModelNotFoundError,
     NotReadyError,
 )
-from pairlens_server.rpc.interceptor import Gate
+from pairlens_server.rpc.interceptor import CallInterceptor, Gate
 from pairlens_server.rpc.server import SERVICES, RpcServer
 
 
@@ -211,3 +212,85 @@ async def test_the_gate_counts():
     gate.close()
     with pytest.raises(DrainingError), gate.admitted():
         pass
+
+
+class SlowSerializer:
+    """Serialises in its own time: a large answer."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.go_on = threading.Event()
+
+    def __call__(self, answer: object) -> bytes:
+        self.begun.set()
+        assert self.go_on.wait(10), "the loop stood still"
+        return b"answer"
+
+    async def wait_begun(self) -> None:
+        while not self.begun.is_set():
+            await asyncio.sleep(0.001)
+
+
+async def _guarded_call(gate: Gate, serializer: SlowSerializer) -> asyncio.Task[bytes]:
+    async def answer(request: object, context: object) -> object:
+        return request
+
+    async def continuation(_details: object) -> grpc.RpcMethodHandler:
+        return grpc.unary_unary_rpc_method_handler(answer, bytes.decode, serializer)
+
+    class Details:
+        method = "/pairlens.v1.ExplanationService/Explain"
+
+    handler = await CallInterceptor(gate).intercept_service(continuation, Details())
+    return asyncio.create_task(handler.unary_unary(b"request", None))
+
+
+async def test_the_loop_turns_while_an_answer_is_serialised_and_the_call_is_counted():
+    gate, serializer = Gate(), SlowSerializer()
+    gate.open()
+    call = await _guarded_call(gate, serializer)
+    await asyncio.wait_for(serializer.wait_begun(), 5)
+    assert gate.under_way == 1
+    serializer.go_on.set()  # only a loop that turns comes here
+    assert await call == b"answer"
+    assert gate.under_way == 0
+
+
+async def test_giving_up_while_an_answer_is_serialised():
+    gate, serializer = Gate(), SlowSerializer()
+    gate.open()
+    call = await _guarded_call(gate, serializer)
+    await asyncio.wait_for(serializer.wait_begun(), 5)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert gate.under_way == 0
+    serializer.go_on.set()
+
+
+async def test_an_answer_that_cannot_be_serialised_is_a_bug(caplog):
+    # gRPC would end the call itself, with another code and without an id.
+    async def wrong(request, context):
+        return "no message"
+
+    gate = Gate()
+    gate.open()
+    statuses = []
+
+    class Context:
+        async def abort(self, code, details, metadata):
+            statuses.append(code)
+            raise grpc.aio.AbortError
+
+    async def continuation(_details):
+        serialize = model_service_pb2.GetModelResponse.SerializeToString
+        return grpc.unary_unary_rpc_method_handler(wrong, bytes.decode, serialize)
+
+    class Details:
+        method = "/pairlens.v1.ModelService/GetModel"
+
+    handler = await CallInterceptor(gate).intercept_service(continuation, Details())
+    with pytest.raises(grpc.aio.AbortError):
+        await handler.unary_unary(b"", Context())
+    assert statuses == [grpc.StatusCode.INTERNAL]
+    assert "internal error" in caplog.text

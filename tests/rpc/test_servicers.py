@@ -1,4 +1,5 @@
 import asyncio
+import threading
 
 import pytest
 
@@ -6,6 +7,7 @@ from pairlens.v1 import common_pb2, explanation_service_pb2, model_service_pb2
 from pairlens_server.errors import InvalidParameterError, ModelNotFoundError, NotReadyError
 from pairlens_server.models.registry import ModelRegistry
 from pairlens_server.recording.recorder import recorder_for
+from pairlens_server.rpc import servicers
 from pairlens_server.rpc.servicers import ExplanationServicer, ModelServicer
 from tests.support import vit
 
@@ -44,6 +46,42 @@ async def test_the_deadline_in_event_loop_time(name, remaining_s):
         assert deadline_s is None
     else:
         assert deadline_s == pytest.approx(asyncio.get_running_loop().time() + remaining_s, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "request_type", "converter"),
+    [
+        ("Explain", explanation_service_pb2.ExplainRequest, "explain_response"),
+        ("PairSimilarity", explanation_service_pb2.PairSimilarityRequest, "pair_response"),
+    ],
+)
+async def test_the_loop_turns_while_an_answer_is_converted(
+    monkeypatch, name, request_type, converter
+):
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Answering(UseCases):
+        async def explain(self, command):
+            return "outcome"
+
+        pair = explain
+
+    def slow(outcome):
+        begun.set()
+        assert go_on.wait(10), "the loop stood still"
+        return f"response to {outcome}"
+
+    monkeypatch.setattr(servicers, converter, slow)
+    image = common_pb2.Image(inline=b"file")
+    field = "image" if name == "Explain" else "query"
+    request = request_type(model="m", **{field: image})
+    call = asyncio.create_task(
+        getattr(ExplanationServicer(Answering()), name)(request, Context(None))
+    )
+    while not begun.is_set() and not call.done():
+        await asyncio.sleep(0.001)
+    go_on.set()  # only a loop that turns comes here
+    assert await call == "response to outcome"
 
 
 async def test_models():

@@ -5,18 +5,25 @@ The service that explains single pictures and pairs of pictures.
 
 Errors of every RPC carry a google.rpc.ErrorInfo with domain "pairlens" and
 one of the reasons below, and where they apply BadRequest (the field and what
-is wrong with it), RetryInfo and ResourceInfo.
+is wrong with it), RetryInfo and ResourceInfo. Texts are at most 1,000 bytes long,
+resource_name 100; longer ones are cut.
 
   INVALID_ARGUMENT     INVALID_PARAMETER   a field is missing or out of range
                        IMAGE_UNDECODABLE   no picture, a broken or an animated one
                        IMAGE_TOO_LARGE     over the byte or the pixel limit
   NOT_FOUND            MODEL_NOT_FOUND
   FAILED_PRECONDITION  METHOD_UNSUPPORTED  this model cannot give this method
+                       NOT_FINITE          the model's numbers for this picture overflow
+                                           its dtype
   RESOURCE_EXHAUSTED   QUEUE_FULL          try again after RetryInfo
-                       OUT_OF_MEMORY       the device could not hold the work
+                       OUT_OF_MEMORY       the device could not hold the work; as above
   DEADLINE_EXCEEDED    DEADLINE_UNREACHABLE  the deadline passed before the device was free
   UNAVAILABLE          NOT_READY, DRAINING
   INTERNAL             INTERNAL            a bug; the id in the message is in the server's log
+
+Every RPC can give NOT_READY, DRAINING and INTERNAL, and INVALID_PARAMETER for a
+message that cannot be parsed; what else it can give is said with it. A client whose
+own deadline passes first sees DEADLINE_EXCEEDED without details.
 
 gRPC itself answers RESOURCE_EXHAUSTED, with no details, to a message over
 Limits.max_request_bytes.
@@ -273,7 +280,10 @@ class PairResult(google.protobuf.message.Message):
     def match(self) -> global___PairMatch: ...
     @property
     def error(self) -> google.rpc.status_pb2.Status:
-        """Why this candidate alone has no match; details as in the list above."""
+        """Why this candidate alone has no match: IMAGE_UNDECODABLE, IMAGE_TOO_LARGE,
+        INVALID_PARAMETER (its embedding is zero) or NOT_FINITE, with details as those
+        of a call.
+        """
 
     def __init__(
         self,

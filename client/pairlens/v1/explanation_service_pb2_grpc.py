@@ -51,6 +51,10 @@ class ExplanationServiceServicer(object):
 
     def Explain(self, request, context):
         """Where a model looks in one picture.
+
+        Errors: INVALID_PARAMETER, IMAGE_UNDECODABLE, IMAGE_TOO_LARGE, MODEL_NOT_FOUND,
+        METHOD_UNSUPPORTED, NOT_FINITE, QUEUE_FULL, OUT_OF_MEMORY, DEADLINE_UNREACHABLE,
+        and those of every RPC.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -60,6 +64,14 @@ class ExplanationServiceServicer(object):
         """Which regions of a query and of each candidate made up their cosine
         similarity. A candidate that cannot be used fails alone: its result holds a
         status. An unusable query fails the call.
+
+        Errors of the call: INVALID_PARAMETER (also a query whose embedding is zero),
+        IMAGE_UNDECODABLE, IMAGE_TOO_LARGE and NOT_FINITE of the query, MODEL_NOT_FOUND,
+        METHOD_UNSUPPORTED, QUEUE_FULL, OUT_OF_MEMORY, DEADLINE_UNREACHABLE, and those of
+        every RPC.
+
+        Errors of a candidate: IMAGE_UNDECODABLE, IMAGE_TOO_LARGE, INVALID_PARAMETER (its
+        embedding is zero), NOT_FINITE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -5,18 +5,25 @@ The service that explains single pictures and pairs of pictures.
 
 Errors of every RPC carry a google.rpc.ErrorInfo with domain "pairlens" and
 one of the reasons below, and where they apply BadRequest (the field and what
-is wrong with it), RetryInfo and ResourceInfo.
+is wrong with it), RetryInfo and ResourceInfo. Texts are at most 1,000 bytes long,
+resource_name 100; longer ones are cut.
 
   INVALID_ARGUMENT     INVALID_PARAMETER   a field is missing or out of range
                        IMAGE_UNDECODABLE   no picture, a broken or an animated one
                        IMAGE_TOO_LARGE     over the byte or the pixel limit
   NOT_FOUND            MODEL_NOT_FOUND
   FAILED_PRECONDITION  METHOD_UNSUPPORTED  this model cannot give this method
+                       NOT_FINITE          the model's numbers for this picture overflow
+                                           its dtype
   RESOURCE_EXHAUSTED   QUEUE_FULL          try again after RetryInfo
-                       OUT_OF_MEMORY       the device could not hold the work
+                       OUT_OF_MEMORY       the device could not hold the work; as above
   DEADLINE_EXCEEDED    DEADLINE_UNREACHABLE  the deadline passed before the device was free
   UNAVAILABLE          NOT_READY, DRAINING
   INTERNAL             INTERNAL            a bug; the id in the message is in the server's log
+
+Every RPC can give NOT_READY, DRAINING and INTERNAL, and INVALID_PARAMETER for a
+message that cannot be parsed; what else it can give is said with it. A client whose
+own deadline passes first sees DEADLINE_EXCEEDED without details.
 
 gRPC itself answers RESOURCE_EXHAUSTED, with no details, to a message over
 Limits.max_request_bytes.
@@ -42,7 +49,12 @@ class ExplanationServiceStub:
         pairlens.v1.explanation_service_pb2.ExplainRequest,
         pairlens.v1.explanation_service_pb2.ExplainResponse,
     ]
-    """Where a model looks in one picture."""
+    """Where a model looks in one picture.
+
+    Errors: INVALID_PARAMETER, IMAGE_UNDECODABLE, IMAGE_TOO_LARGE, MODEL_NOT_FOUND,
+    METHOD_UNSUPPORTED, NOT_FINITE, QUEUE_FULL, OUT_OF_MEMORY, DEADLINE_UNREACHABLE,
+    and those of every RPC.
+    """
 
     PairSimilarity: grpc.UnaryUnaryMultiCallable[
         pairlens.v1.explanation_service_pb2.PairSimilarityRequest,
@@ -51,6 +63,14 @@ class ExplanationServiceStub:
     """Which regions of a query and of each candidate made up their cosine
     similarity. A candidate that cannot be used fails alone: its result holds a
     status. An unusable query fails the call.
+
+    Errors of the call: INVALID_PARAMETER (also a query whose embedding is zero),
+    IMAGE_UNDECODABLE, IMAGE_TOO_LARGE and NOT_FINITE of the query, MODEL_NOT_FOUND,
+    METHOD_UNSUPPORTED, QUEUE_FULL, OUT_OF_MEMORY, DEADLINE_UNREACHABLE, and those of
+    every RPC.
+
+    Errors of a candidate: IMAGE_UNDECODABLE, IMAGE_TOO_LARGE, INVALID_PARAMETER (its
+    embedding is zero), NOT_FINITE.
     """
 
 class ExplanationServiceAsyncStub:
@@ -58,7 +78,12 @@ class ExplanationServiceAsyncStub:
         pairlens.v1.explanation_service_pb2.ExplainRequest,
         pairlens.v1.explanation_service_pb2.ExplainResponse,
     ]
-    """Where a model looks in one picture."""
+    """Where a model looks in one picture.
+
+    Errors: INVALID_PARAMETER, IMAGE_UNDECODABLE, IMAGE_TOO_LARGE, MODEL_NOT_FOUND,
+    METHOD_UNSUPPORTED, NOT_FINITE, QUEUE_FULL, OUT_OF_MEMORY, DEADLINE_UNREACHABLE,
+    and those of every RPC.
+    """
 
     PairSimilarity: grpc.aio.UnaryUnaryMultiCallable[
         pairlens.v1.explanation_service_pb2.PairSimilarityRequest,
@@ -67,6 +92,14 @@ class ExplanationServiceAsyncStub:
     """Which regions of a query and of each candidate made up their cosine
     similarity. A candidate that cannot be used fails alone: its result holds a
     status. An unusable query fails the call.
+
+    Errors of the call: INVALID_PARAMETER (also a query whose embedding is zero),
+    IMAGE_UNDECODABLE, IMAGE_TOO_LARGE and NOT_FINITE of the query, MODEL_NOT_FOUND,
+    METHOD_UNSUPPORTED, QUEUE_FULL, OUT_OF_MEMORY, DEADLINE_UNREACHABLE, and those of
+    every RPC.
+
+    Errors of a candidate: IMAGE_UNDECODABLE, IMAGE_TOO_LARGE, INVALID_PARAMETER (its
+    embedding is zero), NOT_FINITE.
     """
 
 class ExplanationServiceServicer(metaclass=abc.ABCMeta):
@@ -76,7 +109,12 @@ class ExplanationServiceServicer(metaclass=abc.ABCMeta):
         request: pairlens.v1.explanation_service_pb2.ExplainRequest,
         context: _ServicerContext,
     ) -> typing.Union[pairlens.v1.explanation_service_pb2.ExplainResponse, collections.abc.Awaitable[pairlens.v1.explanation_service_pb2.ExplainResponse]]:
-        """Where a model looks in one picture."""
+        """Where a model looks in one picture.
+
+        Errors: INVALID_PARAMETER, IMAGE_UNDECODABLE, IMAGE_TOO_LARGE, MODEL_NOT_FOUND,
+        METHOD_UNSUPPORTED, NOT_FINITE, QUEUE_FULL, OUT_OF_MEMORY, DEADLINE_UNREACHABLE,
+        and those of every RPC.
+        """
 
     @abc.abstractmethod
     def PairSimilarity(
@@ -87,6 +125,14 @@ class ExplanationServiceServicer(metaclass=abc.ABCMeta):
         """Which regions of a query and of each candidate made up their cosine
         similarity. A candidate that cannot be used fails alone: its result holds a
         status. An unusable query fails the call.
+
+        Errors of the call: INVALID_PARAMETER (also a query whose embedding is zero),
+        IMAGE_UNDECODABLE, IMAGE_TOO_LARGE and NOT_FINITE of the query, MODEL_NOT_FOUND,
+        METHOD_UNSUPPORTED, QUEUE_FULL, OUT_OF_MEMORY, DEADLINE_UNREACHABLE, and those of
+        every RPC.
+
+        Errors of a candidate: IMAGE_UNDECODABLE, IMAGE_TOO_LARGE, INVALID_PARAMETER (its
+        embedding is zero), NOT_FINITE.
         """
 
 def add_ExplanationServiceServicer_to_server(servicer: ExplanationServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -51,13 +51,17 @@ class ModelServiceServicer(object):
 
     def ListModels(self, request, context):
         """All served models, in the order of the server's configuration.
+
+        Errors: those of every RPC (NOT_READY, DRAINING, INTERNAL).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """One model. NOT_FOUND / MODEL_NOT_FOUND when it is not served.
+        """One model.
+
+        Errors: INVALID_PARAMETER (no name), MODEL_NOT_FOUND, and those of every RPC.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

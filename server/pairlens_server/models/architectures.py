@@ -196,18 +196,45 @@ def _pool(network: Any) -> Any:
     return owner.global_pool
 
 
-def token_layout(network: Any, preprocessing: Preprocessing) -> TokenLayout:
+def try_out(network: Any, preprocessing: Preprocessing, device: torch.device) -> Tensor:
+    """Move a network to its device and run it once, so that what cannot run is told at once.
+
+    Args:
+        network: In eval mode and its dtype.
+        preprocessing: Gives the input size.
+        device: Where the network is to run.
+
+    Returns:
+        The last features: [1, tokens, width] of a ViT, [1, channels, rows, columns] of a CNN.
+
+    Raises:
+        ConfigurationError: It does not fit on the device or does not run at the input size.
+    """
+    height, width = preprocessing.height, preprocessing.width
+    try:
+        network.to(device)
+        dtype = next(network.parameters()).dtype
+        pixels = torch.zeros(1, 3, height, width, device=device, dtype=dtype)
+        with torch.inference_mode():
+            features: Tensor = network.forward_features(pixels)
+            network.forward_head(features)
+    # An architecture's options bring about AssertionError, RuntimeError and others.
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise ConfigurationError(f"cannot run at {height} x {width}: {reason}") from error
+    return features
+
+
+def token_layout(network: Any, preprocessing: Preprocessing, features: Tensor) -> TokenLayout:
     """Find the grid, the prefix and the tokens that the head reads.
 
     Args:
-        network: In eval mode, on the CPU, in float32.
+        network: In eval mode.
         preprocessing: Gives the input size.
-
-    Raises:
-        ConfigurationError: The network does not run at the input size.
+        features: What `try_out` returned.
     """
     if family_of(network) is not Family.VIT:
-        rows, columns = _feature_map_size(network, preprocessing)
+        rows, columns = features.shape[-2:]
         return TokenLayout(rows, columns, 0, tuple(range(rows * columns)))
     rows, columns = network.patch_embed.grid_size
     prefix = int(network.num_prefix_tokens)
@@ -217,8 +244,7 @@ def token_layout(network: Any, preprocessing: Preprocessing) -> TokenLayout:
     elif network.global_pool == "token":
         readout = (0,)
     else:
-        # timm before 1.0.16 lacks the attribute and pools patches alone.
-        first = 0 if getattr(network, "pool_include_prefix", False) else prefix
+        first = 0 if network.pool_include_prefix else prefix
         readout = tuple(range(first, tokens))
     patch_height, patch_width = network.patch_embed.patch_size
     return TokenLayout(
@@ -229,17 +255,6 @@ def token_layout(network: Any, preprocessing: Preprocessing) -> TokenLayout:
         unseen_bottom=preprocessing.height - rows * patch_height,
         unseen_right=preprocessing.width - columns * patch_width,
     )
-
-
-def _feature_map_size(network: Any, preprocessing: Preprocessing) -> tuple[int, int]:
-    pixels = torch.zeros(1, 3, preprocessing.height, preprocessing.width)
-    try:
-        with torch.inference_mode():
-            features = network.forward_features(pixels)
-    except RuntimeError as error:
-        size = f"{preprocessing.height}x{preprocessing.width}"
-        raise ConfigurationError(f"the network does not run on {size} pixels: {error}") from error
-    return features.shape[-2], features.shape[-1]
 
 
 def blocks_and_heads(network: Any) -> tuple[int, int]:

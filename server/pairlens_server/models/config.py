@@ -39,6 +39,8 @@ RESERVED_OPTIONS = frozenset(
         *("features_only", "pruned", "scriptable", "exportable", "no_jit", "use_naflex"),
     }
 )
+# With these, timm makes as many patches as the picture gives, or pads it beyond its edges.
+_OPTIONS_OF_THE_GRID = frozenset({"dynamic_img_size", "dynamic_img_pad"})
 _FOLDER = "folder"
 
 
@@ -147,6 +149,11 @@ class ModelConfig(_Settings):
         if reserved:
             raise ValueError(
                 f"{', '.join(reserved)} cannot be set here: pairlens sets it from the other fields"
+            )
+        dynamic = sorted(_OPTIONS_OF_THE_GRID & options.keys())
+        if dynamic:
+            raise ValueError(
+                f"{', '.join(dynamic)} cannot be set here: the patch grid must be fixed"
             )
         return options
 

@@ -67,7 +67,6 @@ def _load(config: ModelConfig) -> LoadedModel:
     preprocessing = architectures.resolve_preprocessing(config.architecture, config.preprocessing)
     network, projection = _network_and_projection(config, preprocessing)
     pooling = architectures.pooling_of(network)
-    layout = architectures.token_layout(network, preprocessing)
     classes = int(network.num_classes)  # type: ignore[arg-type]
     labels = _labels(config.labels, classes)
     dtype, options = _DTYPES[config.dtype], config.architecture_options
@@ -78,19 +77,19 @@ def _load(config: ModelConfig) -> LoadedModel:
     digest = fingerprint(
         network, projection, config.architecture, options, preprocessing, dtype, pooling
     )
+    features = architectures.try_out(network, preprocessing, device)
+    layout = architectures.token_layout(network, preprocessing, features)
     blocks, heads = architectures.blocks_and_heads(network)
     model = LoadedModel(
         name=config.name,
         architecture=config.architecture,
         family=architectures.family_of(network),
-        network=network.to(device),
+        network=network,
         projection=None if projection is None else projection.to(device),
         pooling=pooling,
         preprocessing=preprocessing,
         layout=layout,
-        embedding_size=projection.out_features
-        if projection
-        else architectures.pooled_width(network),
+        embedding_size=_embedding_size(network, projection),
         blocks=blocks,
         heads=heads,
         classes=classes,
@@ -101,6 +100,10 @@ def _load(config: ModelConfig) -> LoadedModel:
     )
     _logger.info("model %s loaded in %.1f s", config.name, time.perf_counter() - start)
     return model
+
+
+def _embedding_size(network: nn.Module, projection: nn.Linear | None) -> int:
+    return projection.out_features if projection else architectures.pooled_width(network)
 
 
 def _network_and_projection(

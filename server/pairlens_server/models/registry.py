@@ -13,7 +13,7 @@ from pairlens_server.errors import (
 from pairlens_server.models.loaded import LoadedModel
 
 _LABEL_FIELD = "target.label"
-_LISTED = 10  # of the classes that share a label
+_LISTED = 10  # of the served models, or the classes that share a label, in a message
 
 
 class ModelRegistry:
@@ -30,12 +30,14 @@ class ModelRegistry:
         """Return the model served as `name`.
 
         Raises:
-            ModelNotFoundError: None is; the message names near matches, else all models.
+            ModelNotFoundError: None is; the message names near matches, else some models.
         """
         model = self._models.get(name)
         if model is None:
             near = get_close_matches(name[:100], self._models) or list(self._models)
-            served = ", ".join(near) or "none"
+            served = ", ".join(near[:_LISTED]) or "none"
+            if len(near) > _LISTED:
+                served += f", … and {len(near) - _LISTED} more"
             raise ModelNotFoundError(
                 f"no model is named {_quoted(name)}; served: {served}", field="model"
             )

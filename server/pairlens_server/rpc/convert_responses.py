@@ -1,4 +1,8 @@
-"""Outcomes of the service to responses of the contract."""
+"""Outcomes of the service to responses of the contract.
+
+Large arrays are written where they end up: protobuf copies a message that is given to the
+constructor of another, whole and once per level, and holds the GIL meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +33,11 @@ def dtype_name(model: LoadedModel) -> str:
     return str(model.dtype).removeprefix("torch.")
 
 
-def tensor(values: Float32Array) -> common_pb2.Tensor:
-    """A float32 array as bytes; `repeated float` takes 25 times as long to encode."""
-    return common_pb2.Tensor(
-        dtype=common_pb2.DATA_TYPE_FLOAT32,
-        shape=values.shape,
-        data=np.ascontiguousarray(values, dtype="<f4").tobytes(),
-    )
+def write_tensor(message: common_pb2.Tensor, values: Float32Array) -> None:
+    """Write a float32 array as bytes; `repeated float` takes 25 times as long to encode."""
+    message.dtype = common_pb2.DATA_TYPE_FLOAT32
+    message.shape.extend(values.shape)
+    message.data = np.ascontiguousarray(values, dtype="<f4").tobytes()
 
 
 def geometry_message(geometry: GridGeometry) -> common_pb2.GridGeometry:
@@ -53,23 +55,19 @@ def geometry_message(geometry: GridGeometry) -> common_pb2.GridGeometry:
 def heatmap_message(values: Float32Array, geometry: GridGeometry) -> common_pb2.Heatmap:
     """A map with its range and geometry."""
     low, high = float(values.min()), float(values.max())
-    return common_pb2.Heatmap(
-        values=tensor(values),
-        min=low,
-        max=high,
-        geometry=geometry_message(geometry),
-        constant=low == high,
+    message = common_pb2.Heatmap(
+        min=low, max=high, geometry=geometry_message(geometry), constant=low == high
     )
+    write_tensor(message.values, values)
+    return message
 
 
-def rendered_message(rendered: Rendered | None) -> common_pb2.Rendered | None:
-    """What was drawn; None leaves the field unset."""
-    if rendered is None:
-        return None
-    return common_pb2.Rendered(
-        upsampled=None if rendered.upsampled is None else tensor(rendered.upsampled),
-        overlay_png=rendered.overlay_png or b"",
-    )
+def _write_rendered(message: common_pb2.Rendered, rendered: Rendered) -> None:
+    message.SetInParent()  # drawn, even when nothing of it was asked for
+    if rendered.upsampled is not None:
+        write_tensor(message.upsampled, rendered.upsampled)
+    if rendered.overlay_png:
+        message.overlay_png = rendered.overlay_png
 
 
 def provenance_message(model: LoadedModel, method: Method) -> common_pb2.Provenance:
@@ -116,45 +114,49 @@ def explain_response(outcome: ExplainOutcome) -> explanation_service_pb2.Explain
             logit=outcome.target.logit,
             probability=outcome.target.probability,
         )
-    return explanation_service_pb2.ExplainResponse(
+    response = explanation_service_pb2.ExplainResponse(
         heatmap=heatmap_message(outcome.heatmap, outcome.geometry),
-        rendered=rendered_message(outcome.rendered),
         target=target,
         method=explanation_message(outcome.method),
         provenance=provenance_message(outcome.model, outcome.method),
         timing=timing_message(outcome.timings),
     )
+    if outcome.rendered is not None:
+        _write_rendered(response.rendered, outcome.rendered)
+    return response
 
 
-def _side(side: SideMap) -> explanation_service_pb2.SideMap:
-    return explanation_service_pb2.SideMap(
-        heatmap=heatmap_message(side.heatmap, side.geometry),
-        rendered=rendered_message(side.rendered),
-        # In float64, so that the parts add up as far as float32 allows.
-        sum=float(side.heatmap.sum(dtype=np.float64)),
-        bias_share=side.bias_share,
-        prefix_share=side.prefix_share,
-    )
+def _write_side(message: explanation_service_pb2.SideMap, side: SideMap) -> None:
+    message.heatmap.CopyFrom(heatmap_message(side.heatmap, side.geometry))
+    # In float64, so that the parts add up as far as float32 allows.
+    message.sum = float(side.heatmap.sum(dtype=np.float64))
+    message.bias_share = side.bias_share
+    message.prefix_share = side.prefix_share
+    if side.rendered is not None:
+        _write_rendered(message.rendered, side.rendered)
 
 
-def _result(result: PairMatch | PairlensError) -> explanation_service_pb2.PairResult:
+def _write_result(
+    message: explanation_service_pb2.PairResult, result: PairMatch | PairlensError
+) -> None:
     if isinstance(result, PairlensError):
-        return explanation_service_pb2.PairResult(error=to_status(result))
-    return explanation_service_pb2.PairResult(
-        match=explanation_service_pb2.PairMatch(
-            similarity=result.similarity,
-            query=_side(result.query),
-            candidate=_side(result.candidate),
-            match_matrix=None if result.match_matrix is None else tensor(result.match_matrix),
-        )
-    )
+        message.error.CopyFrom(to_status(result))
+        return
+    match = message.match
+    match.similarity = result.similarity
+    _write_side(match.query, result.query)
+    _write_side(match.candidate, result.candidate)
+    if result.match_matrix is not None:
+        write_tensor(match.match_matrix, result.match_matrix)
 
 
 def pair_response(outcome: PairOutcome) -> explanation_service_pb2.PairSimilarityResponse:
     """Convert an answer of PairSimilarity."""
-    return explanation_service_pb2.PairSimilarityResponse(
-        results=[_result(result) for result in outcome.results],
+    response = explanation_service_pb2.PairSimilarityResponse(
         method=pair_message(outcome.method),
         provenance=provenance_message(outcome.model, outcome.method),
         timing=timing_message(outcome.timings),
     )
+    for result in outcome.results:
+        _write_result(response.results.add(), result)
+    return response

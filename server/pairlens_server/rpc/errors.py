@@ -23,6 +23,7 @@ from pairlens_server.errors import (
     InvalidParameterError,
     MethodUnsupportedError,
     ModelNotFoundError,
+    NotFiniteError,
     NotReadyError,
     OutOfMemoryError,
     PairlensError,
@@ -37,6 +38,7 @@ CODES: dict[type[PairlensError], grpc.StatusCode] = {
     ImageTooLargeError: grpc.StatusCode.INVALID_ARGUMENT,
     ModelNotFoundError: grpc.StatusCode.NOT_FOUND,
     MethodUnsupportedError: grpc.StatusCode.FAILED_PRECONDITION,
+    NotFiniteError: grpc.StatusCode.FAILED_PRECONDITION,
     QueueFullError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     OutOfMemoryError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlineUnreachableError: grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -46,21 +48,26 @@ CODES: dict[type[PairlensError], grpc.StatusCode] = {
 }
 """Status code of every error; a class that is not listed has that of its nearest base."""
 
+# A status travels as metadata, of which gRPC takes 8 KB for certain: the message with each
+# byte as up to three, and once more with all details in base64. Over that the caller gets
+# gRPC's own RESOURCE_EXHAUSTED instead.
+_MAX_TEXT_BYTES = 1000
+_MAX_NAME_BYTES = 100
+
 _log = logging.getLogger(__name__)
 
 
 def to_status(error: PairlensError, *, model: str = "") -> status_pb2.Status:
-    """The status of an error, with all details that apply.
+    """The status of an error, with all details that apply; long texts are cut.
 
     Args:
         error: What the caller is told.
         model: The model that the request named, which ModelNotFoundError is about.
     """
+    text = _cut(error.message, _MAX_TEXT_BYTES)
     details = [_error_info(error.reason, {"field": error.field} if error.field else {})]
     if error.field:
-        violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field, description=error.message
-        )
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=text)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     if error.retry_after_s is not None:
         delay = Duration()
@@ -70,12 +77,12 @@ def to_status(error: PairlensError, *, model: str = "") -> status_pb2.Status:
         details.append(
             error_details_pb2.ResourceInfo(
                 resource_type="pairlens.v1.ModelInfo",
-                resource_name=model,
-                description=error.message,
+                resource_name=_cut(model, _MAX_NAME_BYTES),
+                description=text,
             )
         )
     code = next(CODES[base] for base in type(error).__mro__ if base in CODES)
-    return _status(code, error.message, details)
+    return _status(code, text, details)
 
 
 def bug_status(error: Exception, method: str) -> status_pb2.Status:
@@ -92,6 +99,14 @@ def bug_status(error: Exception, method: str) -> status_pb2.Status:
         f"internal error; the server's log describes it under {incident}",
         [_error_info(PairlensError.reason, {"id": incident})],
     )
+
+
+def _cut(text: str, max_bytes: int) -> str:
+    data = text.encode()
+    if len(data) <= max_bytes:
+        return text
+    # A character that the cut goes through is left out.
+    return data[: max_bytes - len("…".encode())].decode(errors="ignore") + "…"
 
 
 def _error_info(reason: str, metadata: dict[str, str]) -> Message:

@@ -117,7 +117,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 with self._gate.admitted():
                     request = _parse(handler.request_deserializer, data)
                     answer = await handler.unary_unary(request, context)
-                    serialized: bytes = handler.response_serializer(answer)
+                    # In a thread, since a large answer would hold up every other call. A
+                    # caller who gives up leaves the thread to finish for nobody.
+                    serialized: bytes = await asyncio.to_thread(handler.response_serializer, answer)
                     return serialized
             except PairlensError as error:
                 status = to_status(error, model=getattr(request, "model", ""))

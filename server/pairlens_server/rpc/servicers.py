@@ -1,4 +1,8 @@
-"""The services of the contract: each call a conversion, a use case, and a conversion back."""
+"""The services of the contract: each call a conversion, a use case, and a conversion back.
+
+The conversion back runs in a thread: an answer may hold a hundred megabytes, and health
+checks and other calls go on meanwhile. The interceptor does the same with serialisation.
+"""
 
 from __future__ import annotations
 
@@ -36,14 +40,16 @@ class ExplanationServicer(explanation_service_pb2_grpc.ExplanationServiceService
     ) -> explanation_service_pb2.ExplainResponse:
         """See the contract."""
         command = explain_command(request, _deadline_s(context))
-        return explain_response(await self._use_cases.explain(command))
+        outcome = await self._use_cases.explain(command)
+        return await asyncio.to_thread(explain_response, outcome)
 
     async def PairSimilarity(  # noqa: N802
         self, request: explanation_service_pb2.PairSimilarityRequest, context: Context
     ) -> explanation_service_pb2.PairSimilarityResponse:
         """See the contract."""
         command = pair_command(request, _deadline_s(context))
-        return pair_response(await self._use_cases.pair(command))
+        outcome = await self._use_cases.pair(command)
+        return await asyncio.to_thread(pair_response, outcome)
 
 
 class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
@@ -51,7 +57,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
 
     Args:
         registry: The served models.
-        facts: What a model can give.
+        facts: What a model can give; called from any thread.
         limits: What a request may hold.
     """
 
@@ -69,14 +75,20 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         self, request: model_service_pb2.ListModelsRequest, context: Context
     ) -> model_service_pb2.ListModelsResponse:
         """See the contract."""
-        models = self._registry.all()
-        return model_service_pb2.ListModelsResponse(models=[self._info(m) for m in models])
+        return await asyncio.to_thread(self._all)
 
     async def GetModel(  # noqa: N802
         self, request: model_service_pb2.GetModelRequest, context: Context
     ) -> model_service_pb2.GetModelResponse:
         """See the contract."""
         model = self._registry.get(required_model(request.model))
+        return await asyncio.to_thread(self._one, model)
+
+    def _all(self) -> model_service_pb2.ListModelsResponse:
+        models = self._registry.all()
+        return model_service_pb2.ListModelsResponse(models=[self._info(m) for m in models])
+
+    def _one(self, model: LoadedModel) -> model_service_pb2.GetModelResponse:
         return model_service_pb2.GetModelResponse(model=self._info(model), limits=self._limits)
 
     def _info(self, model: LoadedModel) -> model_service_pb2.ModelInfo:
