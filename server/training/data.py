@@ -62,6 +62,14 @@ def load_caltech(data: Path, cache: Path, split: str, side: int) -> ImageSet:
     return _cached(cache / f"caltech-{split}-{side}.pt", lambda: _read_caltech(data, split, side))
 
 
+def load_boxes(data: Path, val: ImageSet) -> Tensor:
+    """Return float [n, 4], the boxes x0, y0, x1, y1 of Tiny ImageNet val, in 0..1 of each side."""
+    lines = (data / "tiny-imagenet" / "val_boxes.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    boxes = {name: [int(v) for v in rest] for name, _, *rest in (row.split("\t") for row in lines)}
+    pixels = torch.tensor([boxes[Path(name).name] for name in val.names], dtype=torch.float32)
+    return (pixels + torch.tensor([0.0, 0.0, 1.0, 1.0])) / 64  # the corners are inclusive
+
+
 def held_out_classes(total: int) -> tuple[list[int], list[int]]:
     """Split class numbers 0..total-1 into those to train on and those to select models with."""
     held = list(range(HELD_OUT_STRIDE // 2, total, HELD_OUT_STRIDE))
@@ -109,8 +117,9 @@ def _read_tiny(data: Path, split: str, side: int) -> ImageSet:
 def _read_caltech(data: Path, split: str, side: int) -> ImageSet:
     root = data / "caltech101" / split
     classes = sorted(folder.name for folder in root.iterdir() if folder.is_dir())
-    rows = []
-    for number, folder in enumerate(classes):
-        for path in sorted((root / folder).iterdir()):
-            rows.append((_decode(path, side), number, f"{folder}/{path.name}"))
+    rows = [
+        (_decode(path, side), number, f"{name}/{path.name}")
+        for number, name in enumerate(classes)
+        for path in sorted((root / name).iterdir())
+    ]
     return _image_set(rows, classes)

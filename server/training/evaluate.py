@@ -1,4 +1,4 @@
-"""Measure a shipped checkpoint: top-1 of the class head, and retrieval of unseen classes."""
+"""Measure a shipped checkpoint: its class head, where its maps point, and its retrieval."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from data import load_caltech, load_tiny
-from metrics import retrieval, top1
+from data import load_boxes, load_caltech, load_tiny
+from loop import say
+from metrics import pointing, retrieval, top1
 from nets import INPUT_SIZE, DemoNet, load_half, normalise
 from torch import Tensor
 
@@ -34,15 +35,30 @@ def predict(
     return torch.cat(logits), torch.cat(embeddings)
 
 
+@torch.inference_mode()
+def class_maps(net: DemoNet, images: Tensor, labels: Tensor, batch: int = 100) -> Tensor:
+    """Return maps [n, h, h] of the logit of each label before pooling, which GradCAM shows."""
+    weight = net.backbone.get_classifier().weight
+    maps = []
+    for part, label in zip(images.split(batch), labels.split(batch), strict=True):
+        tokens = net.tokens(normalise(part.float() / 255))
+        maps.append((tokens @ weight[label].unsqueeze(-1)).squeeze(-1))
+    flat = torch.cat(maps)
+    side = int(flat.shape[1] ** 0.5)
+    return flat.unflatten(1, (side, side))
+
+
 def measure(net: DemoNet, data: Path, cache: Path) -> dict[str, float]:
     """Return the metrics of `net` on Tiny ImageNet val and on the unseen Caltech-101 classes."""
     val = load_tiny(data, cache, "val", INPUT_SIZE)
     test = load_caltech(data, cache, "test", INPUT_SIZE)
     logits, _ = predict(net, val.images)
     _, embeddings = predict(net, test.images)
+    maps = class_maps(net, val.images, val.labels)
     recall, precision = retrieval(embeddings, test.labels)
     return {
         "tiny_imagenet_val_top1": round(top1(logits, val.labels), 4),
+        "tiny_imagenet_val_pointing": round(pointing(maps, load_boxes(data, val)), 4),
         "caltech101_unseen_recall_at_1": round(recall, 4),
         "caltech101_unseen_map_at_r": round(precision, 4),
     }
@@ -56,7 +72,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for decoded pictures")
     options = parser.parse_args()
     metrics = measure(load_half(options.checkpoint), options.data, options.out / "cache")
-    print(json.dumps({"file": options.checkpoint.name, **metrics}, indent=2))
+    say(json.dumps({"file": options.checkpoint.name, **metrics}, indent=2))
 
 
 if __name__ == "__main__":

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from parallel import rank
 from torch import Tensor, nn
 
 
-def base_parser(description: str, *, epochs: int, batch: int, rate: float) -> argparse.ArgumentParser:
+def base_parser(
+    description: str, *, epochs: int, batch: int, rate: float
+) -> argparse.ArgumentParser:
     """Return a parser with the options of every training script."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -25,8 +28,17 @@ def base_parser(description: str, *, epochs: int, batch: int, rate: float) -> ar
     parser.add_argument("--epochs", type=int, default=epochs, help="passes over the pictures")
     parser.add_argument("--batch", type=int, default=batch, help="pictures a step")
     parser.add_argument("--rate", type=float, default=rate, help="peak learning rate")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share each batch")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and views")
     return parser
+
+
+def say(line: str) -> None:
+    """Write a line to the console at once, from the first process alone."""
+    if rank():
+        return
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def epoch_batches(count: int, batch: int, gen: torch.Generator) -> Iterator[Tensor]:
@@ -108,7 +120,7 @@ class Progress:
         left = (self.total - self.step) * spent / steps
         shown = " ".join(f"{k} {v / steps:.3f}" for k, v in self._sums.items())
         rate = self._pictures / spent
-        print(f"{self.step}/{self.total} {shown} | {rate:.0f}/s, {left / 60:.1f} min left", flush=True)
+        say(f"{self.step}/{self.total} {shown} | {rate:.0f}/s, {left / 60:.1f} min left")
         self._mark, self._sums, self._pictures = time.monotonic(), {}, 0
 
 
@@ -117,7 +129,7 @@ def save_checkpoint(path: Path, **parts: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     torch.save(parts, part)
-    os.replace(part, path)
+    part.replace(path)
 
 
 def load_checkpoint(path: Path) -> dict | None:

@@ -30,6 +30,19 @@ def retrieval(embeddings: Tensor, labels: Tensor) -> tuple[float, float]:
     return right[asked, 0].mean().item(), average[asked].mean().item()
 
 
+def pointing(maps: Tensor, boxes: Tensor) -> float:
+    """Return the share of maps [n, h, w] whose highest cell has its centre in the box.
+
+    `boxes` [n, 4] are x0, y0, x1, y1 in 0..1 of each side (the pointing game of Zhang et al. 2018).
+    """
+    rows, columns = maps.shape[1:]
+    place = maps.flatten(1).argmax(1)
+    x = (place % columns + 0.5) / columns
+    y = (place // columns + 0.5) / rows
+    x0, y0, x1, y1 = boxes.unbind(1)
+    return ((x >= x0) & (x < x1) & (y >= y0) & (y < y1)).float().mean().item()
+
+
 def top1(logits: Tensor, labels: Tensor) -> float:
     """Return the share of [n, k] logits whose largest is at the label."""
     return (logits.argmax(1) == labels).float().mean().item()

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 CLASSES = 200
-EMBEDDING = 128
+EMBEDDING = 128  # dimensions
 INPUT_SIZE = 128  # pixels, both sides
 
 ARCHITECTURES: dict[str, tuple[str, dict]] = {
@@ -57,8 +57,15 @@ class DemoNet(nn.Module):
         """Whether the backbone is a vision transformer (else it is a ResNet)."""
         return hasattr(self.backbone, "pos_embed")
 
-    def tokens(self, images: Tensor) -> Tensor:
-        """Return the features before pooling [B, N, C], N the grid row by row, of [B, 3, H, W]."""
+    def tokens(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Return the features before pooling [B, N, C], N the grid row by row, of [B, 3, H, W].
+
+        With `keep` [B, K], a ViT sees those K patches alone and returns [B, K, C].
+        """
+        if keep is not None:
+            vit = self.backbone
+            tokens = vit.norm_pre(vit._pos_embed(vit.patch_embed(images)))
+            return vit.norm(vit.blocks(gather_tokens(tokens, keep)))
         features = self.backbone.forward_features(images)
         return features if self.is_vit else features.flatten(2).transpose(1, 2)
 
@@ -86,15 +93,51 @@ class DemoNet(nn.Module):
         self.projection.load_state_dict(head, strict=True)
 
 
-def resize_positions(state: dict[str, Tensor], side: int) -> dict[str, Tensor]:
-    """Return `state` with its `pos_embed` [1, N, C] resampled to a grid of side x side patches."""
-    positions = state["pos_embed"]
+def gather_tokens(tokens: Tensor, keep: Tensor) -> Tensor:
+    """Return the tokens [B, K, C] at the places `keep` [B, K] of [B, N, C]."""
+    return tokens.gather(1, keep.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def random_keep(count: int, total: int, drop: float, gen: torch.Generator) -> Tensor | None:
+    """Return places [count, K] that leave a share `drop` of `total` out, or None to keep all."""
+    if not drop:
+        return None
+    kept = round(total * (1 - drop))
+    return torch.rand((count, total), generator=gen).argsort(1)[:, :kept]
+
+
+def resize_positions(
+    state: dict[str, Tensor], side: int, key: str = "pos_embed"
+) -> dict[str, Tensor]:
+    """Return `state` with its positions [1, N, C] resampled to a grid of side x side patches."""
+    positions = state[key]
     old = int(positions.shape[1] ** 0.5)
     if old == side:
         return state
     grid = positions.float().reshape(1, old, old, -1).permute(0, 3, 1, 2)
     grid = F.interpolate(grid, (side, side), mode="bicubic", antialias=True)
-    return {**state, "pos_embed": grid.permute(0, 2, 3, 1).reshape(1, side * side, -1)}
+    return {**state, key: grid.permute(0, 2, 3, 1).reshape(1, side * side, -1)}
+
+
+def sub_state(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the entries under `prefix`, without it."""
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def load_trained(path: Path, name: str, size: int = INPUT_SIZE) -> DemoNet:
+    """Return the network in a checkpoint of any training step, in eval mode.
+
+    A ViT's positions are resampled to views of `size` pixels.
+    """
+    saved = torch.load(path, weights_only=True)
+    state = saved.get("average", saved["net"])  # distill.py's running checkpoint has both
+    state = sub_state(state, "student.") or sub_state(state, "net.") or state
+    net = DemoNet(name, **({"img_size": size} if name == "demo-vit" else {}))
+    if net.is_vit:
+        side = size // net.backbone.patch_embed.patch_size[0]
+        state = resize_positions(state, side, key="backbone.pos_embed")
+    net.load_state_dict(state)
+    return net.eval()
 
 
 def save_half(net: DemoNet, path: Path, metadata: dict[str, str]) -> None:
@@ -105,6 +148,7 @@ def save_half(net: DemoNet, path: Path, metadata: dict[str, str]) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(state, str(path), metadata={"architecture": net.name, **metadata})
+    path.chmod(0o644)
 
 
 def load_half(path: Path) -> DemoNet:

@@ -17,6 +17,7 @@ from loop import (
     load_checkpoint,
     one_cycle,
     save_checkpoint,
+    say,
     set_rate,
 )
 from metrics import top1
@@ -77,7 +78,7 @@ def main() -> None:
         measured = DemoNet("demo-resnet")
         measured.load_state_dict(average.state)
         logits = predict(measured, val.images, size=options.size)[0]
-        print(f"epoch {epoch}: top-1 {top1(logits, val.labels):.4f} on val", flush=True)
+        say(f"epoch {epoch}: top-1 {top1(logits, val.labels):.4f} on val")
     save_checkpoint(options.out / "resnet-pretrained.pt", net=average.state)
 
 

@@ -27,7 +27,7 @@ def _shrunk(picture: Image.Image) -> Image.Image:
 def _legend(width: int) -> Image.Image:
     strip = Image.new("RGB", (width, _LEGEND), "white")
     ramp = np.tile(np.linspace(0, 1, width // 3, dtype=np.float32), (12, 1))
-    bar = colorize(ramp, ColorMap.VIRIDIS)
+    bar = colorize(ramp, ColorMap.INFERNO)
     left = (width - bar.shape[1]) // 2
     strip.paste(Image.fromarray(bar), (left, 18))
     draw = ImageDraw.Draw(strip)
@@ -56,7 +56,7 @@ def pair_figure(
         low = min(match.query.min, match.candidate.min)
         high = max(match.query.max, match.candidate.max)
         maps = [
-            _shrunk(side.overlay(scale="fixed", fixed=(low, high)))
+            _shrunk(side.overlay(scale="fixed", fixed=(low, high), color_map=ColorMap.INFERNO))
             for side in (match.query, match.candidate)
         ]
         columns.append((f"{model}   cosine similarity {match.similarity:.2f}", maps))

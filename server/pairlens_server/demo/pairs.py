@@ -25,5 +25,5 @@ class Pair:
 
 PAIRS = tuple(
     Pair(name, PICTURES / f"{name}-1.jpg", PICTURES / f"{name}-2.jpg")
-    for name in ("hawksbill", "ketch", "stegosaurus")
+    for name in ("lamp", "pigeon", "stegosaurus")
 )
