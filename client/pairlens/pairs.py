@@ -114,7 +114,7 @@ class PairMatch:
 
     def _arrays(self) -> dict[str, npt.NDArray[Any]]:
         arrays: dict[str, npt.NDArray[Any]] = {
-            "similarity": np.float32(self.similarity).reshape(()),
+            "similarity": np.asarray(self.similarity, dtype=np.float32),
             "query": self.query.heatmap,
             "candidate": self.candidate.heatmap,
         }

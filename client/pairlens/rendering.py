@@ -277,9 +277,9 @@ def _axis_weights(
     """
     centers = (np.arange(size) + 0.5) * (length / size)
     position = (centers - start) / (end - start) * cells
-    if interpolation is Interpolation.NEAREST:
-        first, taps = np.floor(position), np.ones((1, size))
-    else:
+    first = np.floor(position)
+    taps: npt.NDArray[np.float64] = np.ones((1, size))
+    if interpolation is not Interpolation.NEAREST:
         first = np.floor(position - 0.5)
         taps = _taps(position - 0.5 - first, interpolation)
         first -= len(taps) // 2 - 1
