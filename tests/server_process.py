@@ -68,8 +68,18 @@ MODELS: tuple[dict[str, Any], ...] = (
         "resnetv2_50x1_bit",
         # Not narrower: the 32 groups of the norms divide a quarter of the width.
         architecture_options={"channels": [128, 128, 128, 128]},
+        # Whose bias is not zero, as those of the fresh network are: without any, a picture of
+        # the mean colour, where paths begin, has no embedding.
+        projection={"size": 6},
         classes=5,
         preprocessing={"size": 64},
+    ),
+    _vit(
+        "tiny-fine",
+        pooling="avg",
+        classes=0,
+        preprocessing={"size": 60, "resize": "stretch"},
+        architecture_options={"class_token": False, "patch_size": 2, "depth": 1},
     ),
     _vit("tiny-headless", projection={"size": 6}, **{**MEAN_POOLED, "classes": 0}),
 )

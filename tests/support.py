@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
+from pairlens_server.methods.base import ExplanationMethod, Findings
+from pairlens_server.models.config import ModelConfig
 from pairlens_server.models.loaded import Family, LoadedModel, TokenLayout
+from pairlens_server.models.loading import load_model
 from pairlens_server.models.preprocessing import Interpolation, Preprocessing, ResizeMode
+from pairlens_server.recording.activations import Activation, evaluate, primitives
 from pairlens_server.recording.facts import ModelFacts
+from pairlens_server.recording.recorder import Recorder
+from pairlens_server.recording.targets import ScoreTarget
+from tests.zoo import zoo
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -32,24 +46,81 @@ def facts(
     *,
     prefix: int = 0,
     readout: tuple[int, ...] | None = None,
+    constant: torch.Tensor | None = None,
     blocks: int = 2,
     heads: int = 2,
-    constant: torch.Tensor | None = None,
-    attention_refusal: str = "",
-    parts_refusal: str = "",
+    classes: int = 3,
+    **changes: Any,
 ) -> ModelFacts:
     """Facts of a made-up model; all patches are read out and pooled unless told otherwise."""
     patches = tuple(range(prefix, prefix + rows * columns))
+    fixed = torch.zeros(2) if constant is None else constant
     return ModelFacts(
         layout=TokenLayout(rows, columns, prefix, readout or patches),
         blocks=blocks,
         heads=heads,
-        classes=3,
-        embedding_constant=torch.zeros(2) if constant is None else constant,
-        pooled=patches,
-        attention_refusal=attention_refusal,
-        parts_refusal=parts_refusal,
+        classes=classes,
+        embedding_size=len(fixed),
+        embedding_constant=fixed,
+        **{"pooled": patches, **changes},
     )
+
+
+def zoo_model(name: str, dtype: str = "float32", pooling: str | None = None) -> LoadedModel:
+    """A model of the zoo, loaded as the server does, the same at every call; never change it.
+
+    Args:
+        name: Of the entry.
+        dtype: What it computes in.
+        pooling: Other than the entry's.
+    """
+    return _loaded_from_zoo(name, dtype, pooling)
+
+
+def zoo_recorder(name: str, dtype: str = "float32", pooling: str | None = None) -> Recorder:
+    """The recorder of `zoo_model`, the same at every call."""
+    return _recorder_of(zoo_model(name, dtype, pooling))
+
+
+@cache
+def _loaded_from_zoo(name: str, dtype: str, pooling: str | None) -> LoadedModel:
+    entry = zoo()[name]
+    if pooling is not None:
+        entry = replace(entry, pooling=pooling)
+    with TemporaryDirectory() as folder:
+        path = str(Path(folder) / "weights.safetensors")
+        save_file(entry.state(), path)
+        return load_model(ModelConfig(**entry.fields(path), dtype=dtype))
+
+
+@cache
+def _recorder_of(model: LoadedModel) -> Recorder:
+    return Recorder(model)
+
+
+def recorded(
+    recorder: Recorder, images: torch.Tensor, *activations: Activation
+) -> dict[Activation, torch.Tensor]:
+    """Primitive activations of every picture."""
+    return recorder.record(images, {a: list(range(len(images))) for a in activations})
+
+
+def explained(
+    recorder: Recorder,
+    images: torch.Tensor,
+    method: ExplanationMethod,
+    target: ScoreTarget | None = None,
+) -> list[Findings]:
+    """What a method that needs no probe finds in each picture, as the service runs it."""
+    model = recorder.facts
+    method = method.resolve(model)
+    needed = method.needs(model, target)
+    found = recorded(recorder, images, *primitives(needed, model))
+    values = {a: evaluate(a, found, model).cpu() for a in needed}
+    return [
+        method.explain({a: value[i] for a, value in values.items()}, model, target)
+        for i in range(len(images))
+    ]
 
 
 def _wild(network: nn.Module, seed: int) -> None:

@@ -6,6 +6,8 @@ import yaml
 from pairlens_server import __version__, app
 from pairlens_server.config import ServerSettings, parse_command_line
 from pairlens_server.errors import ConfigurationError
+from pairlens_server.images.admission import ImageLimits
+from pairlens_server.service.limits import ServiceLimits
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +38,8 @@ def test_defaults_serve_the_demo():
     assert given.models.exists()
     assert given.max_request_bytes == 64 * 2**20
     assert given.limits.max_rendered_pixels == 32_000_000
+    assert given.limits.max_match_values == 32_000_000
+    assert given.limits.max_target_embeddings == 100_000
     assert given.engine.max_wait_s == 0.002
 
 
@@ -46,6 +50,14 @@ def test_a_flag_goes_before_a_variable_before_the_file_before_the_default(monkey
     given = settings("--config", path, "--max-batch", "200")
     assert (given.max_batch, given.max_queued, given.max_candidates) == (200, 30, 4)
     assert given.drain_s == 20
+
+
+def test_every_limit_of_a_request_can_be_set():
+    names = ("max-candidates", "max-rendered-pixels", "max-match-values", "max-target-embeddings")
+    flags = [word for n, name in enumerate(names, 2) for word in (f"--{name}", str(n))]
+    limits = settings(*flags, "--max-image-bytes", "6", "--max-image-pixels", "7").limits
+    images = ImageLimits(max_bytes=6, max_pixels=7)
+    assert limits == ServiceLimits(images, 2, 3, max_match_values=4, max_target_embeddings=5)
 
 
 def test_a_queue_for_one_full_call_is_enough():

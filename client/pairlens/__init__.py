@@ -8,7 +8,9 @@ with numpy arrays that draw and save themselves, and every failure is a
 from importlib.metadata import version
 
 from pairlens._images import EncodedImage, ImageInput
+from pairlens.attention import attention_figure
 from pairlens.client import Client
+from pairlens.curves import focus_curve, interrelation_curves
 from pairlens.errors import (
     DeadlineExceededError,
     DrainingError,
@@ -20,6 +22,7 @@ from pairlens.errors import (
     MalformedResponseError,
     MethodUnsupportedError,
     ModelNotFoundError,
+    NotFiniteError,
     NotReadyError,
     OutOfMemoryError,
     PairlensError,
@@ -30,6 +33,8 @@ from pairlens.errors import (
     UnavailableError,
     UnimplementedError,
 )
+from pairlens.figures import contact_sheet, panel_grid
+from pairlens.masks import mask_overlay
 from pairlens.models import (
     Limits,
     Method,
@@ -43,8 +48,19 @@ from pairlens.models import (
 )
 from pairlens.options import OverlayStyle, Rendering
 from pairlens.pairs import PairFailure, PairMatch, PairResults, SideMap
+from pairlens.placed import PlacedMap, Rendered
 from pairlens.rendering import Box, ColorMap, ColorScale, GridGeometry, Interpolation
-from pairlens.results import Explanation, PlacedMap, Provenance, Rendered, Target, Timing
+from pairlens.results import (
+    Diagnostics,
+    Explanation,
+    HeadInterrelation,
+    Panel,
+    Provenance,
+    Target,
+    Timing,
+    Unit,
+)
+from pairlens.targets import SimilarTo
 
 __version__ = version("pairlens")
 
@@ -54,10 +70,12 @@ __all__ = [
     "ColorMap",
     "ColorScale",
     "DeadlineExceededError",
+    "Diagnostics",
     "DrainingError",
     "EncodedImage",
     "Explanation",
     "GridGeometry",
+    "HeadInterrelation",
     "ImageFileError",
     "ImageInput",
     "ImageTooLargeError",
@@ -74,6 +92,7 @@ __all__ = [
     "ModelDetails",
     "ModelInfo",
     "ModelNotFoundError",
+    "NotFiniteError",
     "NotReadyError",
     "OutOfMemoryError",
     "OverlayStyle",
@@ -81,6 +100,7 @@ __all__ = [
     "PairMatch",
     "PairResults",
     "PairlensError",
+    "Panel",
     "ParameterInfo",
     "ParameterValue",
     "PlacedMap",
@@ -93,9 +113,17 @@ __all__ = [
     "ResourceExhaustedError",
     "ResponseTooLargeError",
     "SideMap",
+    "SimilarTo",
     "Target",
     "Timing",
     "UnavailableError",
     "UnimplementedError",
+    "Unit",
     "__version__",
+    "attention_figure",
+    "contact_sheet",
+    "focus_curve",
+    "interrelation_curves",
+    "mask_overlay",
+    "panel_grid",
 ]

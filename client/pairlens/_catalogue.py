@@ -50,6 +50,8 @@ class Catalogue:
         kind: MethodKind,
         parameters: Mapping[str, object],
         deadline: Deadline,
+        *,
+        similarity: bool = False,
     ) -> tuple[str, str | None]:
         """Names of the model and the method to ask for.
 
@@ -59,6 +61,8 @@ class Catalogue:
             kind: Which call it is.
             parameters: Of the method; without them the server may choose the method.
             deadline: For asking the server, where that is needed at all.
+            similarity: Whether the target is the similarity to other pictures, which has
+                a default method of its own.
 
         Raises:
             ModelNotFoundError: No such model, or no model at all.
@@ -67,11 +71,11 @@ class Catalogue:
         if model is not None and (method is not None or not parameters):
             return model, method
         if model is None:
-            chosen = _first(self.models(deadline), method, kind)
+            chosen = _first(self.models(deadline), method, kind, similarity)
         else:
             chosen = self._named(model, deadline)
         if method is None and parameters:
-            default = chosen.default_method(kind)
+            default = chosen.default_method(kind, similarity=similarity)
             if default is None:
                 raise MethodUnsupportedError(_refusals((chosen,), None, kind), field="method")
             method = default.name
@@ -87,12 +91,15 @@ class Catalogue:
         raise ModelNotFoundError(f"no model {model!r} is served; served: {served}", field="model")
 
 
-def _first(models: tuple[ModelInfo, ...], method: str | None, kind: MethodKind) -> ModelInfo:
+def _first(
+    models: tuple[ModelInfo, ...], method: str | None, kind: MethodKind, similarity: bool
+) -> ModelInfo:
     """The first model that gives a method, or has a default where none is named."""
     if not models:
         raise ModelNotFoundError("the server serves no models", field="model")
     for info in models:
-        if info.default_method(kind) is not None if method is None else info.supports(method, kind):
+        default = info.default_method(kind, similarity=similarity)
+        if default is not None if method is None else info.supports(method, kind):
             return info
     raise MethodUnsupportedError(_refusals(models, method, kind), field="method")
 

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 
 from pairlens import _parameters
 from pairlens._images import EncodedImage
-from pairlens._tensors import to_float32
+from pairlens._placed_codec import mask, placed_map
+from pairlens._tensors import to_float32, to_int64
 from pairlens.errors import MalformedResponseError, from_status
 from pairlens.models import Method
 from pairlens.options import Rendering
 from pairlens.pairs import PairFailure, PairMatch, PairResults, SideMap
-from pairlens.rendering import Box, FloatArray, GridGeometry
-from pairlens.results import Explanation, Provenance, Rendered, Target, Timing
+from pairlens.rendering import Box, FloatArray
+from pairlens.results import (
+    Diagnostics,
+    Explanation,
+    HeadInterrelation,
+    Panel,
+    Provenance,
+    Target,
+    Timing,
+    Unit,
+)
 from pairlens.v1 import common_pb2, explanation_service_pb2, methods_pb2
 
 
@@ -35,20 +46,28 @@ def explanation(
     Raises:
         MalformedResponseError: The answer breaks the contract.
     """
-    target = None
-    if response.HasField("target"):
-        target = Target(
-            class_index=response.target.class_index,
-            label=response.target.label,
-            logit=response.target.logit,
-            probability=response.target.probability,
-        )
+    placed = placed_map(response.heatmap, response.rendered, image, render, "the heatmap")
+    hidden = mask(response.mask, placed, "the mask") if response.HasField("mask") else None
     return Explanation(
-        **_placed_map(response.heatmap, response.rendered, image, render, "the heatmap"),
-        target=target,
+        **placed,
+        mask=hidden,
+        target=_target(response.target) if response.HasField("target") else None,
         method=_method(response.method, response.provenance.method),
         provenance=_provenance(response.provenance),
         timing=_timing(response.timing),
+        panels=tuple(
+            _panel(panel, image, render, f"panels[{index}]")
+            for index, panel in enumerate(response.panels)
+        ),
+        units=tuple(Unit(unit=unit.unit, strength=unit.strength) for unit in response.units),
+        interrelations=tuple(_interrelation(head) for head in response.interrelations),
+        keypoints=_keypoints(response, placed["heatmap"].shape),
+        diagnostics=Diagnostics(
+            relevance_drift=_optional(response.diagnostics, "relevance_drift"),
+            completeness_error=_optional(response.diagnostics, "completeness_error"),
+            bias_share=_optional(response.diagnostics, "bias_share"),
+            prefix_share=_optional(response.diagnostics, "prefix_share"),
+        ),
     )
 
 
@@ -67,17 +86,75 @@ def pair_results(
         raise MalformedResponseError(
             f"{len(response.results)} results for {len(candidates)} candidates"
         )
+    method = _method(response.method, response.provenance.method)
     return PairResults(
         results=tuple(
-            _pair_result(result, query, candidate, render, f"results[{index}]")
+            _pair_result(result, query, candidate, render, method, f"results[{index}]")
             for index, (result, candidate) in enumerate(
                 zip(response.results, candidates, strict=True)
             )
         ),
-        method=_method(response.method, response.provenance.method),
+        method=method,
         provenance=_provenance(response.provenance),
         timing=_timing(response.timing),
     )
+
+
+def _target(message: explanation_service_pb2.ResolvedTarget) -> Target:
+    similarities = tuple(message.similarities)
+    if not message.HasField("class_index"):
+        return Target(similarities=similarities)
+    return Target(
+        class_index=message.class_index,
+        label=message.label,
+        logit=message.logit,
+        probability=message.probability,
+        similarities=similarities,
+    )
+
+
+def _panel(
+    panel: explanation_service_pb2.Panel, image: EncodedImage, render: Rendering | None, what: str
+) -> Panel:
+    placed = placed_map(panel.heatmap, panel.rendered, image, render, what)
+    hidden = mask(panel.mask, placed, f"{what}.mask") if panel.HasField("mask") else None
+    return Panel(
+        **placed,
+        mask=hidden,
+        block=panel.block if panel.HasField("block") else None,
+        head=panel.head if panel.HasField("head") else None,
+        unit=panel.unit if panel.HasField("unit") else None,
+    )
+
+
+def _interrelation(head: explanation_service_pb2.HeadInterrelation) -> HeadInterrelation:
+    return HeadInterrelation(
+        block=head.block,
+        head=head.head,
+        kk=_optional(head, "kk"),
+        kn=_optional(head, "kn"),
+        nk=_optional(head, "nk"),
+        nn=_optional(head, "nn"),
+        focus_index=head.focus_index,
+    )
+
+
+def _keypoints(
+    response: explanation_service_pb2.ExplainResponse, shape: tuple[int, ...]
+) -> npt.NDArray[np.int64] | None:
+    if not response.HasField("keypoints"):
+        return None
+    keypoints = to_int64(response.keypoints, 2, "the keypoints")
+    if keypoints.shape != shape or keypoints.min() < 0:
+        raise MalformedResponseError(
+            f"the keypoints are {keypoints.shape}, at least {keypoints.min()}, on a grid of {shape}"
+        )
+    return keypoints
+
+
+def _optional(message: Message, name: str) -> float | None:
+    """A number of the message, None when unset."""
+    return float(getattr(message, name)) if message.HasField(name) else None
 
 
 def _pair_result(
@@ -85,6 +162,7 @@ def _pair_result(
     query: EncodedImage,
     candidate: EncodedImage,
     render: Rendering | None,
+    method: Method,
     what: str,
 ) -> PairMatch | PairFailure:
     outcome = result.WhichOneof("outcome")
@@ -104,67 +182,28 @@ def _pair_result(
         if matrix.shape != cells:
             raise MalformedResponseError(f"{what}.match_matrix is {matrix.shape} and not {cells}")
     return PairMatch(
-        similarity=match.similarity, query=sides[0], candidate=sides[1], match_matrix=matrix
+        similarity=match.similarity,
+        query=sides[0],
+        candidate=sides[1],
+        match_matrix=matrix,
+        query_region=_region(method, "query_region"),
+        candidate_region=_region(method, "candidate_region"),
     )
+
+
+def _region(method: Method, name: str) -> Box | None:
+    region = method.parameters.get(name)
+    return region if isinstance(region, Box) else None
 
 
 def _side(
     side: explanation_service_pb2.SideMap, image: EncodedImage, render: Rendering | None, what: str
 ) -> SideMap:
     return SideMap(
-        **_placed_map(side.heatmap, side.rendered, image, render, what),
+        **placed_map(side.heatmap, side.rendered, image, render, what),
         sum=side.sum,
         bias_share=side.bias_share,
         prefix_share=side.prefix_share,
-    )
-
-
-def _placed_map(
-    heatmap: common_pb2.Heatmap,
-    rendered: common_pb2.Rendered,
-    image: EncodedImage,
-    render: Rendering | None,
-    what: str,
-) -> dict[str, Any]:
-    """The fields of a `PlacedMap`."""
-    values = to_float32(heatmap.values, 2, what)
-    geometry = _geometry(heatmap.geometry, what)
-    if values.shape != (geometry.rows, geometry.columns):
-        raise MalformedResponseError(
-            f"{what} is {values.shape} on a grid of {geometry.rows} x {geometry.columns}"
-        )
-    return {
-        "heatmap": values,
-        "min": heatmap.min,
-        "max": heatmap.max,
-        "constant": heatmap.constant,
-        "geometry": geometry,
-        "image": image,
-        "rendered": None if render is None else _rendered(rendered, render, what),
-    }
-
-
-def _rendered(rendered: common_pb2.Rendered, request: Rendering, what: str) -> Rendered:
-    upsampled: FloatArray | None = None
-    if rendered.HasField("upsampled"):
-        upsampled = to_float32(rendered.upsampled, 2, f"{what}, upsampled,")
-    return Rendered(request=request, upsampled=upsampled, overlay_png=rendered.overlay_png)
-
-
-def _geometry(geometry: common_pb2.GridGeometry, what: str) -> GridGeometry:
-    box = geometry.region
-    edges = (box.left, box.top, box.right, box.bottom)
-    placed = all(map(math.isfinite, edges)) and box.left < box.right and box.top < box.bottom
-    if not placed or not geometry.image_height or not geometry.image_width:
-        raise MalformedResponseError(
-            f"{what} lies on {edges} of {geometry.image_width} x {geometry.image_height} pixels"
-        )
-    return GridGeometry(
-        rows=geometry.rows,
-        columns=geometry.columns,
-        image_height=geometry.image_height,
-        image_width=geometry.image_width,
-        region=Box(*edges),
     )
 
 

@@ -44,6 +44,7 @@ def details(response: model_service_pb2.GetModelResponse) -> ModelDetails:
             max_candidates=limits.max_candidates,
             max_rendered_pixels=limits.max_rendered_pixels,
             max_match_values=limits.max_match_values,
+            max_target_embeddings=limits.max_target_embeddings,
             image_formats=tuple(limits.image_formats),
         ),
     )
@@ -67,12 +68,15 @@ def _model(message: model_service_pb2.ModelInfo) -> ModelInfo:
         prefix_tokens=message.prefix_tokens,
         blocks=message.blocks,
         heads=message.heads,
+        hidden_units=message.hidden_units,
+        cam_layer=message.cam_layer,
         classes=message.classes,
         labels=tuple(message.labels),
         preprocessing=_preprocessing(message.preprocessing),
         # A kind that only a newer contract knows is of no call that this client can make.
         methods=tuple(_method(method) for method in message.methods if method.kind in _KINDS),
         default_explanation_method=_parameters.decode(message.default_explanation_method),
+        default_similarity_method=_parameters.decode(message.default_similarity_method),
         default_pair_method=_parameters.decode(message.default_pair_method),
     )
 
@@ -95,10 +99,14 @@ def _method(message: model_service_pb2.MethodInfo) -> MethodInfo:
         kind=_KINDS[message.kind],
         summary=message.summary,
         refusal=message.refusal,
-        takes_target=message.takes_target,
+        takes_class=message.takes_class,
+        takes_similarity=message.takes_similarity,
         revision=message.revision,
         parameters=tuple(_parameter(parameter) for parameter in message.parameters),
         defaults=None if which is None else _parameters.decode(getattr(message, which)),
+        forward_passes=message.forward_passes,
+        source=message.source,
+        caution=message.caution,
     )
 
 

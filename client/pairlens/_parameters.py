@@ -5,23 +5,30 @@ A method that is added to `methods.proto` is known here without a line of code.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
+import numpy as np
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
+from pairlens import _values
 from pairlens.errors import InvalidParameterError
 from pairlens.models import Method, MethodKind, ParameterValue
-from pairlens.v1 import methods_pb2
-
-_MAX_UINT32 = 2**32 - 1
+from pairlens.rendering import Box
+from pairlens.v1 import common_pb2, methods_pb2
 
 _CONTAINERS: dict[MethodKind, Descriptor] = {
     MethodKind.EXPLANATION: methods_pb2.ExplanationMethod.DESCRIPTOR,
     MethodKind.PAIR: methods_pb2.PairMethod.DESCRIPTOR,
+}
+_SCALARS = {
+    FieldDescriptor.TYPE_UINT32: "int",
+    FieldDescriptor.TYPE_FLOAT: "float",
+    FieldDescriptor.TYPE_BOOL: "bool",
+    FieldDescriptor.TYPE_STRING: "string",
 }
 
 
@@ -31,7 +38,7 @@ class ParameterField:
 
     Attributes:
         name: Of the field.
-        type: "int", "bool" or "enum".
+        type: "int", "float", "bool", "string", "enum", "ints" or "box".
         choices: Number of each name of an "enum"; empty otherwise.
     """
 
@@ -42,9 +49,10 @@ class ParameterField:
 
 def known_methods(kind: MethodKind) -> dict[str, tuple[ParameterField, ...]]:
     """Names and parameters of all methods of a kind, in the contract's order."""
+    fields = _CONTAINERS[kind].oneofs_by_name["method"].fields
     return {
         method.name: tuple(_parameter(field) for field in method.message_type.fields)
-        for method in _CONTAINERS[kind].oneofs_by_name["method"].fields
+        for method in sorted(fields, key=lambda method: method.number)
         if method.message_type is not None
     }
 
@@ -72,7 +80,7 @@ def fill(
             raise InvalidParameterError(
                 f"unknown parameter {name!r}; {method} {known}", field=f"method.{method}.{name}"
             )
-        setattr(message, name, _checked(fields[name], value, f"method.{method}.{name}"))
+        _write(message, fields[name], value, f"method.{method}.{name}")
 
 
 def decode(container: Message) -> Method | None:
@@ -85,12 +93,9 @@ def decode(container: Message) -> Method | None:
     for field in message.DESCRIPTOR.fields:
         if field.has_presence and not message.HasField(field.name):
             continue
-        value = getattr(message, field.name)
-        if field.enum_type is not None:
-            if value == 0:
-                continue
-            value = enum_name(field.enum_type, value)
-        arguments.append((field.name, value))
+        value = _read(field, getattr(message, field.name))
+        if value is not None:
+            arguments.append((field.name, value))
     return Method(name, tuple(arguments))
 
 
@@ -113,40 +118,73 @@ def enum_name(enum: EnumDescriptor, number: int) -> str:
 def _parameter(field: FieldDescriptor) -> ParameterField:
     if field.enum_type is not None:
         return ParameterField(field.name, "enum", MappingProxyType(enum_choices(field.enum_type)))
-    kind = "bool" if field.type == FieldDescriptor.TYPE_BOOL else "int"
-    return ParameterField(field.name, kind, MappingProxyType({}))
+    if field.message_type is not None:  # the contract has parameters of no other message
+        assert field.message_type.full_name == common_pb2.Box.DESCRIPTOR.full_name
+        return ParameterField(field.name, "box", MappingProxyType({}))
+    kind = _SCALARS[field.type]
+    # has_presence, not is_repeated: protobuf 5 does not have that yet.
+    listed = kind == "int" and not field.has_presence
+    return ParameterField(field.name, "ints" if listed else kind, MappingProxyType({}))
 
 
-def _checked(parameter: ParameterField, value: object, field: str) -> int | bool:
-    """The value as its proto field takes it."""
+def _write(message: Message, parameter: ParameterField, value: object, field: str) -> None:
+    """Set a field of the method's message.
+
+    Raises:
+        InvalidParameterError: The value is none that the field takes.
+    """
+    if parameter.type == "box":
+        box = _values.box(value)
+        if box is None:
+            raise _wrong(parameter, value, field)
+        getattr(message, parameter.name).CopyFrom(
+            common_pb2.Box(left=box.left, top=box.top, right=box.right, bottom=box.bottom)
+        )
+    elif parameter.type == "ints":
+        numbers = _values.indices(value)
+        if numbers is None:
+            raise _wrong(parameter, value, field)
+        getattr(message, parameter.name).extend(numbers)
+    else:
+        checked = _scalar(parameter, value)
+        if checked is None:
+            raise _wrong(parameter, value, field)
+        setattr(message, parameter.name, checked)
+
+
+def _scalar(parameter: ParameterField, value: object) -> int | float | bool | str | None:
+    """The value as its proto field takes it; None when it does not."""
     if parameter.type == "enum":
-        number = parameter.choices.get(value) if isinstance(value, str) else None
-        if number is None:
-            expected = f"one of {', '.join(parameter.choices)}"
-            raise _wrong(parameter, expected, value, field)
-        return number
+        return parameter.choices.get(value) if isinstance(value, str) else None
     if parameter.type == "bool":
-        if not isinstance(value, bool):
-            raise _wrong(parameter, "True or False", value, field)
-        return value
-    number = as_index(value)
-    if number is None:
-        raise _wrong(parameter, f"an integer from 0 to {_MAX_UINT32}", value, field)
-    return number
+        return value if isinstance(value, bool) else None
+    if parameter.type == "string":
+        return value if isinstance(value, str) else None
+    return _values.real(value) if parameter.type == "float" else _values.index(value)
 
 
-def as_index(value: object) -> int | None:
-    """The value as a uint32; None when it is none (a bool is none either)."""
-    if isinstance(value, bool):
-        return None
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        return None
-    return number if 0 <= number <= _MAX_UINT32 else None
+def _read(field: FieldDescriptor, value: Any) -> ParameterValue | None:
+    """The value of a field that is set; None where unset and empty are the same."""
+    if field.enum_type is not None:
+        return enum_name(field.enum_type, value) if value else None
+    parameter = _parameter(field)
+    if parameter.type == "box":
+        return Box(value.left, value.top, value.right, value.bottom)
+    if parameter.type == "ints":
+        return tuple(value) or None
+    # The shortest number that is the same float32: 0.3 comes back as 0.3.
+    scalar: ParameterValue = float(str(np.float32(value))) if parameter.type == "float" else value
+    return scalar
 
 
-def _wrong(
-    parameter: ParameterField, expected: str, value: object, field: str
-) -> InvalidParameterError:
+def _wrong(parameter: ParameterField, value: object, field: str) -> InvalidParameterError:
+    expected = {
+        "enum": f"one of {', '.join(parameter.choices)}",
+        "bool": "True or False",
+        "string": "a text",
+        "int": f"an integer from 0 to {_values.MAX_UINT32}",
+        "ints": f"a list of integers from 0 to {_values.MAX_UINT32}",
+        "float": "a finite number",
+        "box": "a Box or (left, top, right, bottom) with left < right and top < bottom",
+    }[parameter.type]
     return InvalidParameterError(f"{parameter.name} is {expected}; not {value!r}", field=field)

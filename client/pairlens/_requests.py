@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pairlens import _parameters
+from pairlens import _parameters, _values
 from pairlens._images import EncodedImage
+from pairlens._tensors import from_float32
 from pairlens.errors import InvalidParameterError
 from pairlens.models import MethodKind
 from pairlens.options import Rendering
 from pairlens.rendering import ColorMap, ColorScale, Interpolation
+from pairlens.targets import SimilarTo
 from pairlens.v1 import common_pb2, explanation_service_pb2, methods_pb2
 
 _COLOR_MAPS = {
@@ -31,11 +33,10 @@ _INTERPOLATIONS = {
 
 def explain_request(
     image: EncodedImage,
-    *,
     model: str,
     method: str | None,
     parameters: Mapping[str, object],
-    target: int | str | None,
+    target: int | str | SimilarTo | None,
     render: Rendering | None,
 ) -> explanation_service_pb2.ExplainRequest:
     """Build the request of `Client.explain`.
@@ -45,7 +46,7 @@ def explain_request(
         model: Name of a served model.
         method: None for the server's default, then without parameters.
         parameters: Of the method.
-        target: Class index, label, or None for the predicted class.
+        target: Class index, label, similarity, or None for the predicted class.
         render: What to draw, resolved.
 
     Raises:
@@ -66,7 +67,6 @@ def explain_request(
 def pair_request(
     query: EncodedImage,
     candidates: Sequence[EncodedImage],
-    *,
     model: str,
     method: str | None,
     parameters: Mapping[str, object],
@@ -91,16 +91,23 @@ def pair_request(
     return request
 
 
-def _target(target: int | str) -> methods_pb2.Target:
+def _target(target: int | str | SimilarTo) -> methods_pb2.Target:
+    if isinstance(target, SimilarTo):
+        similarity = methods_pb2.SimilarityTarget(
+            images=[common_pb2.Image(inline=image.data) for image in target.images]
+        )
+        if target.embeddings is not None:
+            similarity.embeddings.CopyFrom(from_float32(target.embeddings))
+        return methods_pb2.Target(similarity=similarity)
     if isinstance(target, str):
         if not target:
             raise InvalidParameterError("the target's label is empty", field="target")
         return methods_pb2.Target(label=target)
-    index = _parameters.as_index(target)
+    index = _values.index(target)
     if index is None:
         raise InvalidParameterError(
-            f"target is a class index (0 or more), a label, or None for the predicted class; "
-            f"not {target!r}",
+            f"target is a class index (0 or more), a label, a SimilarTo, or None for the "
+            f"predicted class; not {target!r}",
             field="target",
         )
     return methods_pb2.Target(class_index=index)

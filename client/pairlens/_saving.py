@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +50,16 @@ def save(
         write_arrays(path, arrays())
     elif suffix == ".npy":
         write_array(path, np.asarray(array))
-    elif suffix == ".png":
-        draw().save(path, "PNG")
     else:
-        draw().save(path, "JPEG", quality=95)
+        write_picture(path, draw())
+
+
+def write_picture(path: Path, picture: Image.Image) -> None:
+    """Write a .png, or a JPEG under any other suffix."""
+    if path.suffix.lower() == ".png":
+        picture.save(path, "PNG")
+    else:
+        picture.save(path, "JPEG", quality=95)
 
 
 def write_array(path: Path, array: npt.NDArray[Any]) -> None:
@@ -68,6 +74,40 @@ def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.save(file, array, allow_pickle=False)
+
+
+def save_masks(path: Path, masks: Sequence[npt.NDArray[np.bool_]]) -> None:
+    """Write masks of one grid, each bool [rows, columns].
+
+    Args:
+        path: An .npy holds one mask as it is and several as [count, rows, columns]; a .png
+            one, a pixel for each patch and white where it is hidden.
+        masks: At least one.
+
+    Raises:
+        InvalidParameterError: Another suffix, or several masks for a .png.
+    """
+    suffix = check_mask_suffix(path)
+    if suffix == ".npy":
+        write_array(path, masks[0] if len(masks) == 1 else np.stack(masks))
+    elif len(masks) > 1:
+        raise InvalidParameterError(f"{len(masks)} masks go into an .npy, not {path.name}")
+    else:
+        write_picture(path, Image.fromarray(masks[0]))
+
+
+def check_mask_suffix(path: Path) -> str:
+    """The path's suffix in lower case.
+
+    Raises:
+        InvalidParameterError: No mask is written to such files.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (".npy", ".png"):
+        raise InvalidParameterError(
+            f"cannot write {path.name}: a mask is an .npy or a .png", field="path"
+        )
+    return suffix
 
 
 def check_suffix(path: Path, *, npy: bool) -> str:

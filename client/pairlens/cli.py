@@ -1,7 +1,7 @@
-"""The command line: `pairlens models`, `pairlens explain`, `pairlens pair`.
+"""The command line: `pairlens models`, `methods`, `explain`, `attention` and `pair`.
 
 Exit codes: 0 all done; 1 the server or the connection failed; 2 the command line asks
-for something that cannot be; 3 some pictures could not be used, the others are done;
+for something that cannot be; 3 some pictures or methods failed, the others are done;
 130 interrupted. Results go to standard output, everything else to standard error.
 """
 
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 import pairlens
-from pairlens import cli_explain, cli_models, cli_pair
+from pairlens import cli_attention, cli_explain, cli_methods, cli_models, cli_pair
 from pairlens.cli_arguments import OneLineParser, UsageError
 from pairlens.cli_output import printable
 from pairlens.errors import PairlensError, RequestTooLargeError
@@ -24,14 +24,17 @@ _MISTAKES = ("INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION")
 _EPILOG = """\
 examples:
   pairlens models
+  pairlens methods --model deit_tiny
   pairlens explain cat.jpg --out cat-map.png
+  pairlens explain cat.jpg --method all --out all.png
+  pairlens attention cat.jpg --out attention.png
   pairlens pair query.jpg a.jpg b.jpg --out pairs.png
 
 exit codes:
   0  all done
   1  the server or the connection failed
   2  the command line asks for something that cannot be
-  3  some pictures could not be used (each is named on standard error), the rest is done
+  3  some pictures or methods failed (each is named on standard error), the rest is done
 
 environment:
   PAIRLENS_SERVER  the server, where --server is not given
@@ -78,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"pairlens {pairlens.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (cli_models, cli_explain, cli_pair):
+    for module in (cli_models, cli_methods, cli_explain, cli_attention, cli_pair):
         module.add_command(commands)
     return parser
 

@@ -6,9 +6,8 @@ import argparse
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from pairlens._parameters import ParameterField, known_methods
 from pairlens.client import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, Client
 from pairlens.models import MethodKind
 from pairlens.options import OverlayStyle, Rendering
@@ -16,9 +15,6 @@ from pairlens.rendering import ColorMap, ColorScale, Interpolation
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction["OneLineParser"]
-
-_PARAMETER = "parameter_"
-"""Prefix under which parameters of methods are kept among the parsed arguments."""
 
 _SCALES = {
     MethodKind.EXPLANATION: (ColorScale.IMAGE, ColorScale.FIXED),
@@ -57,8 +53,7 @@ def add_command(commands: Commands, name: str, summary: str, epilog: str) -> One
         "--timeout",
         metavar="SECONDS",
         type=float,
-        default=DEFAULT_TIMEOUT_S,
-        help="how long each call may take (default %(default)g)",
+        help=f"how long each call may take (default {DEFAULT_TIMEOUT_S:g})",
     )
     parser.add_argument(
         "--json", action="store_true", help="print the whole result as one JSON document"
@@ -66,53 +61,15 @@ def add_command(commands: Commands, name: str, summary: str, epilog: str) -> One
     return parser
 
 
-def open_client(arguments: argparse.Namespace) -> Client:
-    """The client that the arguments ask for."""
-    return Client(arguments.server, timeout=arguments.timeout)
-
-
-def add_method(parser: argparse.ArgumentParser, kind: MethodKind, *, but: str = "") -> None:
-    """Add --model, --method and one flag for each parameter of the methods of a kind.
+def open_client(arguments: argparse.Namespace, *, timeout: float = DEFAULT_TIMEOUT_S) -> Client:
+    """The client that the arguments ask for.
 
     Args:
-        parser: Of the command.
-        kind: Which methods.
-        but: Name of a parameter that the command adds by itself.
+        arguments: Of any command.
+        timeout: Seconds of each call where --timeout is not given.
     """
-    methods = known_methods(kind)
-    group = parser.add_argument_group(
-        "method", "Defaults and ranges depend on the model: see `pairlens models NAME`."
-    )
-    group.add_argument(
-        "--model", metavar="NAME", help="served model (default: the first that gives the method)"
-    )
-    group.add_argument(
-        "--method", choices=list(methods), help="what to run (default: the model's own choice)"
-    )
-    fields = {field.name: field for fields in methods.values() for field in fields}
-    for field in fields.values():
-        if field.name != but:
-            takers = [name for name, parameters in methods.items() if field in parameters]
-            _add_parameter(group, field, f"of {', '.join(takers)}")
-
-
-def _add_parameter(group: argparse._ArgumentGroup, field: ParameterField, of: str) -> None:
-    flag, dest = f"--{field.name.replace('_', '-')}", _PARAMETER + field.name
-    if field.type == "enum":
-        group.add_argument(flag, dest=dest, choices=list(field.choices), help=of)
-    elif field.type == "bool":
-        group.add_argument(flag, dest=dest, action=argparse.BooleanOptionalAction, help=of)
-    else:
-        group.add_argument(flag, dest=dest, type=int, metavar="N", help=of)
-
-
-def parameters(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The method's parameters that were given."""
-    return {
-        name.removeprefix(_PARAMETER): value
-        for name, value in vars(arguments).items()
-        if name.startswith(_PARAMETER) and value is not None
-    }
+    given = arguments.timeout
+    return Client(arguments.server, timeout=timeout if given is None else given)
 
 
 def add_style(parser: argparse.ArgumentParser, kind: MethodKind) -> None:
@@ -125,7 +82,11 @@ def add_style(parser: argparse.ArgumentParser, kind: MethodKind) -> None:
         "--scale",
         choices=[choice.value for choice in _SCALES[kind]],
         help="which values become the ends of the colour map: those of each map by itself (image)"
-        + (", of both maps together (pair; the default)" if kind is MethodKind.PAIR else "")
+        + (
+            ", of both maps together (pair; the default without a region)"
+            if kind is MethodKind.PAIR
+            else ""
+        )
         + ", or --fixed-range (fixed)",
     )
     group.add_argument(

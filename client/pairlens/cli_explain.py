@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pairlens import _saving, cli_arguments, cli_output
+from pairlens import _saving, cli_arguments, cli_output, cli_parameters, cli_results, cli_sheet
 from pairlens.cli_arguments import UsageError
+from pairlens.cli_results import Outcome
 from pairlens.client import Client
-from pairlens.errors import ImageTooLargeError, ImageUndecodableError, PairlensError
+from pairlens.errors import ImageTooLargeError, ImageUndecodableError
+from pairlens.figures import panel_grid
 from pairlens.models import MethodKind
 from pairlens.results import Explanation
+from pairlens.targets import SimilarTo
 
 if TYPE_CHECKING:
     from pairlens.cli_arguments import Commands
 
-_SOME_FAILED = 3
 # Enough to keep the server's batches filled while this side reads and draws.
 _CALLS_AT_ONCE = 4
 
@@ -29,19 +28,15 @@ examples:
   pairlens explain cat.jpg --out cat-map.png
   pairlens explain cat.jpg --method raw_attention --block 3 --head 0 --out cat-map.png
   pairlens explain cat.jpg --method grad_cam --target goldfish --out cat-map.png
-  pairlens explain cat.jpg --out cat-map.npy           the map itself, float32
-  pairlens explain photos/*.jpg --out maps             a folder, one PNG for each picture
+  pairlens explain cat.jpg --similar-to a.jpg b.jpg --out cat-map.png
+  pairlens explain cat.jpg --method all --out all.png      every method on one sheet
+  pairlens explain cat.jpg --heads --out heads.png         every head of the last block
+  pairlens explain cat.jpg --heads --blocks --out all.png  every head of every block
+  pairlens explain cat.jpg --method attention_mask --out m.png --save-mask mask.npy
+  pairlens explain cat.jpg --out cat-map.npy               the map itself, float32
+  pairlens explain photos/*.jpg --out maps                 a folder, one PNG for each picture
   pairlens explain cat.jpg --json | jq '.explanations[0].heatmap.values'
 """
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """What became of one picture: a row of the table, and the same for --json."""
-
-    row: tuple[object, ...]
-    document: dict[str, object]
-    error: PairlensError | None = None
 
 
 def add_command(commands: Commands) -> None:
@@ -54,125 +49,175 @@ def add_command(commands: Commands) -> None:
         "--out",
         type=Path,
         metavar="PATH",
-        help="where to draw the map: a .png or .jpg file; .npy or .npz for the map itself; "
-        "a folder when there are several pictures",
+        help="where to draw the map: a .png or .jpg file; .npy for the map itself, .npz for all "
+        "numbers of the answer; a folder when there are several pictures",
     )
     parser.add_argument(
         "--target",
         metavar="CLASS",
         help="class that the map explains: an index or a label (default: the predicted class)",
     )
-    cli_arguments.add_method(parser, MethodKind.EXPLANATION)
+    parser.add_argument(
+        "--similar-to",
+        nargs="+",
+        type=Path,
+        metavar="IMAGE",
+        help="explain the similarity to these pictures, summed, instead of a class",
+    )
+    _add_figures(parser)
+    # `each` is what --heads and --blocks say, the latter has the flag of another parameter,
+    # and one picture has no match matrix.
+    cli_parameters.add_method(
+        parser,
+        MethodKind.EXPLANATION,
+        but=("each", "blocks", "match_matrix"),
+        also=(cli_sheet.ALL,),
+    )
     cli_arguments.add_style(parser, MethodKind.EXPLANATION)
     parser.set_defaults(run=run)
 
 
+def _add_figures(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "figures", "What --out draws instead of one map; --json has the same numbers."
+    )
+    group.add_argument(
+        "--heads", action="store_true", help="the map of every head, of --block or the last block"
+    )
+    group.add_argument(
+        "--blocks",
+        action="store_true",
+        help="the map of every block, of --head or the mean over heads; with --heads a matrix",
+    )
+    group.add_argument(
+        "--panels",
+        action="store_true",
+        help="all further maps of the answer: units of hidden_unit, masks of several blocks",
+    )
+    group.add_argument(
+        "--save-mask",
+        type=Path,
+        metavar="FILE",
+        help="where to write the mask of a method that makes one: .npy (bool; a stack when there "
+        "are several), or .png with a pixel for each patch, white where it is hidden",
+    )
+    group.add_argument(
+        "--max-cost",
+        type=float,
+        metavar="N",
+        help="with --method all: leave out methods of more than N forward passes",
+    )
+
+
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command; 0, or 3 when some of several pictures could not be used."""
-    cli_arguments.check_files(arguments.images)
+    """Run the command; 0, or 3 when some of several could not be done."""
+    cli_arguments.check_files([*arguments.images, *(arguments.similar_to or ())])
     cli_arguments.style(arguments)
-    places = _places(arguments.images, arguments.out)
+    _check_figures(arguments)
+    target = _target(arguments)
+    places = cli_results.places(arguments.images, arguments.out)
+    if arguments.method == cli_sheet.ALL:
+        return cli_sheet.run(arguments, target, places)
+    parameters = _parameters(arguments)
     with (
         ThreadPoolExecutor(_CALLS_AT_ONCE) as executor,
         # Closed first: whatever ends this early, calls under way end with it.
         cli_arguments.open_client(arguments) as client,
     ):
         futures = [
-            executor.submit(_explain, client, arguments, image, place)
+            executor.submit(_explain, client, arguments, target, parameters, image, place)
             for image, place in zip(arguments.images, places, strict=True)
         ]
         try:
             outcomes = [future.result() for future in cli_output.progress(futures, "explaining")]
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
-    _report(outcomes, json=arguments.json)
-    return _SOME_FAILED if any(outcome.error for outcome in outcomes) else 0
+    return cli_results.report(outcomes, json=arguments.json)
 
 
 def _explain(
-    client: Client, arguments: argparse.Namespace, image: Path, place: Path | None
-) -> _Outcome:
+    client: Client,
+    arguments: argparse.Namespace,
+    target: int | str | SimilarTo | None,
+    parameters: dict[str, Any],
+    image: Path,
+    place: Path | None,
+) -> Outcome:
     """Explain one picture and write its file; errors of one of several are its own."""
+    method = arguments.method
+    if method is None and _grid(arguments):
+        method = cli_parameters.first_with(MethodKind.EXPLANATION, "each")
     try:
         explanation = client.explain(
-            image,
-            model=arguments.model,
-            method=arguments.method,
-            target=_target(arguments.target),
-            **cli_arguments.parameters(arguments),
+            image, model=arguments.model, method=method, target=target, **parameters
         )
     except (ImageUndecodableError, ImageTooLargeError) as error:
         if len(arguments.images) == 1:
             raise
-        row = (image, f"failed: {error.message}", *[None] * 5)
-        return _Outcome(row, {"image": str(image), "error": error}, error)
+        return cli_results.failed(image, error)
     if place is not None:
-        explanation.save(place, **cli_arguments.style(arguments))
-    return _Outcome(_row(image, explanation), {"image": str(image)} | _document(explanation, place))
+        _write(explanation, place, arguments)
+    if arguments.save_mask is not None:
+        _save_mask(explanation, arguments.save_mask)
+    return cli_results.explained(image, explanation, place)
 
 
-def _target(text: str | None) -> int | str | None:
-    return int(text) if text is not None and text.isdecimal() else text
-
-
-def _row(image: Path, explanation: Explanation) -> tuple[object, ...]:
-    target = explanation.target
-    name = None if target is None else f"{target.class_index} {target.label}".strip()
-    return (
-        image,
-        explanation.provenance.model,
-        explanation.method,
-        name,
-        explanation.score,
-        explanation.min,
-        explanation.max,
-    )
-
-
-def _document(explanation: Explanation, place: Path | None) -> dict[str, object]:
-    return {
-        "heatmap": explanation,
-        "target": explanation.target,
-        "score": explanation.score,
-        "method": explanation.method,
-        "provenance": explanation.provenance,
-        "timing": explanation.timing,
-        "out": None if place is None else str(place),
-    }
-
-
-def _report(outcomes: Sequence[_Outcome], *, json: bool) -> None:
-    if json:
-        cli_output.print_json({"explanations": [outcome.document for outcome in outcomes]})
+def _write(explanation: Explanation, place: Path, arguments: argparse.Namespace) -> None:
+    style = cli_arguments.style(arguments)
+    panels = arguments.panels or _grid(arguments)
+    if panels and place.suffix.lower() in _saving.PICTURE_SUFFIXES:
+        _saving.write_picture(place, panel_grid(explanation, **style))
     else:
-        columns = ("image", "model", "method", "target", "probability", "min", "max")
-        cli_output.print_table("", columns, [outcome.row for outcome in outcomes])
-    for outcome in outcomes:
-        if outcome.error is not None:
-            cli_output.warn(f"{outcome.row[0]}: {outcome.error.message}")
+        explanation.save(place, **style)
 
 
-def _places(images: Sequence[Path], out: Path | None) -> list[Path | None]:
-    """Where each picture's file goes.
+def _save_mask(explanation: Explanation, path: Path) -> None:
+    several = [panel.mask for panel in explanation.panels if panel.mask is not None]
+    masks = several or ([] if explanation.mask is None else [explanation.mask])
+    if not masks:
+        raise UsageError(f"--save-mask: {explanation.method.name} makes no mask")
+    _saving.save_masks(path, masks)
 
-    Raises:
-        UsageError: --out does not suit the number of pictures.
-        InvalidParameterError: Its suffix is none that can be written.
-    """
-    if out is None:
-        return [None] * len(images)
-    if len(images) == 1 and not out.is_dir():
-        _saving.check_suffix(out, npy=True)
-        return [out]
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out is a folder when there are several pictures; {out} is a file")
-    if out.suffix.lower() in (*_saving.PICTURE_SUFFIXES, *_saving.ARRAY_SUFFIXES):
-        raise UsageError(f"--out is a folder when there are several pictures, not {out}")
-    out.mkdir(parents=True, exist_ok=True)
-    places: list[Path | None] = []
-    taken: Counter[str] = Counter()
-    for image in images:
-        taken[image.stem] += 1
-        number = taken[image.stem]
-        places.append(out / f"{image.stem}{'' if number == 1 else f'-{number}'}.png")
-    return places
+
+def _parameters(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The method's parameters, with what --heads and --blocks mean."""
+    parameters = cli_parameters.parameters(arguments)
+    each = "_and_".join(
+        name for name, asked in (("block", arguments.blocks), ("head", arguments.heads)) if asked
+    )
+    if each and "each" in parameters:
+        raise UsageError("--heads and --blocks set each; give them or --set each=..., not both")
+    return parameters | ({"each": each} if each else {})
+
+
+def _grid(arguments: argparse.Namespace) -> bool:
+    return bool(arguments.heads or arguments.blocks)
+
+
+def _check_figures(arguments: argparse.Namespace) -> None:
+    """Refuse figures that could not be drawn, before the server has any work."""
+    out, everything = arguments.out, arguments.method == cli_sheet.ALL
+    flags = [name for name in ("heads", "blocks", "panels") if getattr(arguments, name)]
+    if flags and everything:
+        raise UsageError(f"--{flags[0]} draws one method, and --method all one map of each")
+    if flags and out is None and not arguments.json:
+        raise UsageError(f"--{flags[0]} needs --out or --json")
+    if (flags or everything) and out is not None and out.suffix.lower() == ".npy":
+        raise UsageError(f"--out: one .npy cannot hold several maps, {out}")
+    if everything and out is not None and out.suffix.lower() == ".npz":
+        raise UsageError(f"--method all is drawn: --out is a .png or .jpg, not {out}")
+    if arguments.max_cost is not None and not everything:
+        raise UsageError("--max-cost goes with --method all")
+    if arguments.save_mask is not None:
+        if everything or len(arguments.images) > 1:
+            raise UsageError("--save-mask is for one picture and one method")
+        _saving.check_mask_suffix(arguments.save_mask)
+
+
+def _target(arguments: argparse.Namespace) -> int | str | SimilarTo | None:
+    text: str | None = arguments.target
+    if arguments.similar_to is None:
+        return int(text) if text is not None and text.isdecimal() else text
+    if text is not None:
+        raise UsageError("give --target or --similar-to, not both")
+    return SimilarTo(arguments.similar_to)

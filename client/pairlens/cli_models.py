@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from pairlens import cli_arguments, cli_output
-from pairlens.models import MethodInfo, ModelDetails, ModelInfo, ParameterInfo
+from pairlens import cli_arguments, cli_methods, cli_output
+from pairlens.models import MethodInfo, MethodKind, ModelDetails, ModelInfo, ParameterInfo
 
 if TYPE_CHECKING:
     from pairlens.cli_arguments import Commands
@@ -76,8 +76,8 @@ def _print_details(details: ModelDetails) -> None:
             (
                 _marked(method, model),
                 method.kind.value,
-                "yes" if method.takes_target else "",
-                method.summary if method.supported else f"refused: {method.refusal}",
+                cli_methods.target_kinds(method),
+                cli_methods.shown(method),
             )
             for method in model.methods
         ],
@@ -101,6 +101,7 @@ def _print_details(details: ModelDetails) -> None:
             ("most candidates", f"{limits.max_candidates:,}"),
             ("most rendered", f"{limits.max_rendered_pixels:,} pixels"),
             ("match matrices", f"{limits.max_match_values:,} values"),
+            ("embeddings to compare with", f"{limits.max_target_embeddings:,}"),
             ("formats", ", ".join(limits.image_formats)),
         ],
     )
@@ -110,6 +111,10 @@ def _properties(model: ModelInfo) -> list[tuple[str, str]]:
     how = model.preprocessing
     crop = f" {how.crop_fraction:.3g}" if how.resize_mode == "crop" else ""
     transformer = [("blocks x heads", f"{model.blocks} x {model.heads}")] if model.blocks else []
+    if model.hidden_units:
+        transformer.append(("hidden units of a block", f"{model.hidden_units:,}"))
+    if model.cam_layer:
+        transformer.append(("layer of class activation maps", model.cam_layer))
     return [
         ("architecture", f"{model.architecture} ({model.family})"),
         ("fingerprint", model.fingerprint),
@@ -126,9 +131,14 @@ def _properties(model: ModelInfo) -> list[tuple[str, str]]:
 
 
 def _marked(method: MethodInfo, model: ModelInfo) -> str:
-    default = model.default_method(method.kind)
-    is_default = default is not None and default.name == method.name
-    return f"{method.name} (default)" if is_default else method.name
+    def is_default(*, similarity: bool) -> bool:
+        default = model.default_method(method.kind, similarity=similarity)
+        return default is not None and default.name == method.name
+
+    if is_default(similarity=False):
+        return f"{method.name} (default)"
+    similar = method.kind is MethodKind.EXPLANATION and is_default(similarity=True)
+    return f"{method.name} (default for a similarity)" if similar else method.name
 
 
 def _values(parameter: ParameterInfo) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
 from typing import TypeVar
@@ -14,13 +14,14 @@ from typing import TypeVar
 import numpy as np
 from rich import box
 from rich.console import Console
-from rich.progress import track
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, track
 from rich.table import Table
 from rich.text import Text
 
 from pairlens.errors import PairlensError
 from pairlens.models import Method
-from pairlens.results import PlacedMap
+from pairlens.placed import MaskedMap, PlacedMap
+from pairlens.results import Panel
 
 _Item = TypeVar("_Item")
 
@@ -44,6 +45,28 @@ def progress(items: Sequence[_Item], what: str) -> Iterable[_Item]:
     if len(items) < 2 or not sys.stderr.isatty():
         return items  # rich 13 prints an empty line even for a disabled bar
     return track(items, what, console=Console(file=sys.stderr), transient=True)
+
+
+def progress_by_cost(
+    items: Sequence[_Item], what: Callable[[_Item], str], cost: Callable[[_Item], float]
+) -> Iterator[_Item]:
+    """Go through items under a bar that grows with what they cost.
+
+    Args:
+        items: To be worked on one after the other.
+        what: Says what is worked on, with its cost.
+        cost: In any unit.
+    """
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    columns = (BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
+        task = bar.add_task("", total=sum(map(cost, items)))
+        for number, item in enumerate(items, start=1):
+            bar.update(task, description=f"{number} of {len(items)}: {what(item)}")
+            yield item
+            bar.advance(task, cost(item))
 
 
 def working(what: str) -> AbstractContextManager[object]:
@@ -89,7 +112,7 @@ def to_json(value: object) -> object:
     they become null.
     """
     if isinstance(value, Method):
-        return {"name": value.name, "parameters": value.parameters}
+        return {"name": value.name, "parameters": to_json(value.parameters)}
     if isinstance(value, PlacedMap):
         return map_json(value)
     if isinstance(value, PairlensError):
@@ -113,6 +136,10 @@ def to_json(value: object) -> object:
 
 def map_json(placed: PlacedMap) -> dict[str, object]:
     """A map's values and where they lie, without its picture."""
-    names = ("min", "max", "constant", "geometry")
+    names = ["min", "max", "constant", "geometry"]
+    if isinstance(placed, MaskedMap):
+        names.append("mask")
+    if isinstance(placed, Panel):
+        names += ["block", "head", "unit"]
     document: dict[str, object] = {"values": to_json(placed.heatmap)}
     return document | {name: to_json(getattr(placed, name)) for name in names}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pairlens import _saving, cli_arguments, cli_output
+from pairlens import _saving, cli_arguments, cli_output, cli_parameters
 from pairlens.cli_arguments import UsageError
 from pairlens.models import MethodKind
 from pairlens.options import OverlayStyle
@@ -23,6 +23,8 @@ examples:
   pairlens pair query.jpg candidate.jpg --out pair.png
   pairlens pair query.jpg a.jpg b.jpg c.jpg --out pairs.png        one row for each
   pairlens pair query.jpg candidate.jpg --redistribution none --match-matrix matrix.npy
+  pairlens pair query.jpg candidate.jpg --method correspondence --query-region 40,30,120,90 \\
+      --out pair.png                                               what matches this region
   pairlens pair query.jpg candidate.jpg --json | jq '.results[0].similarity'
 """
 
@@ -49,7 +51,8 @@ def add_command(commands: Commands) -> None:
         help="where to write the part of the similarity owed to each pair of places: .npy, or "
         ".npz (candidate_0, candidate_1, ...) when there are several candidates",
     )
-    cli_arguments.add_method(parser, MethodKind.PAIR, but="match_matrix")
+    # Said by --match-matrix FILE.
+    cli_parameters.add_method(parser, MethodKind.PAIR, but=("match_matrix",))
     cli_arguments.add_style(parser, MethodKind.PAIR)
     parser.set_defaults(run=run)
 
@@ -59,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     cli_arguments.check_files([arguments.query, *arguments.candidates])
     style = cli_arguments.style(arguments)
     _check_places(arguments)
-    parameters = cli_arguments.parameters(arguments)
+    parameters = cli_parameters.parameters(arguments)
     if arguments.match_matrix is not None:
         parameters["match_matrix"] = True
     with (

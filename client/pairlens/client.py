@@ -20,9 +20,10 @@ from pairlens.errors import (
 )
 from pairlens.models import MethodKind, ModelDetails, ModelInfo, ParameterValue
 from pairlens.options import Rendering
-from pairlens.pairs import PairResults
+from pairlens.pairs import PairResults, default_scale
 from pairlens.rendering import ColorScale
 from pairlens.results import Explanation
+from pairlens.targets import SimilarTo
 from pairlens.v1 import model_service_pb2
 from pairlens.v1.explanation_service_pb2_grpc import ExplanationServiceStub
 from pairlens.v1.model_service_pb2_grpc import ModelServiceStub
@@ -145,7 +146,7 @@ class Client:
         *,
         model: str | None = None,
         method: str | None = None,
-        target: int | str | None = None,
+        target: int | str | SimilarTo | None = None,
         render: Rendering | None = None,
         timeout: float | None = None,
         **parameters: ParameterValue,
@@ -155,13 +156,14 @@ class Client:
         Args:
             image: A path, an encoded file's bytes, a PIL image or an array; see `ImageInput`.
             model: Name of a served model. None: the first that supports the method.
-            method: "rollout", "raw_attention", "grad_cam"; see `ModelInfo.methods`.
-                None: the model's default.
-            target: Class that the map explains: an index, or a label as the model
-                spells it. None: the predicted class. Only for methods that take one.
+            method: "rollout", "attention_relevance", "grad_cam" and many more; see
+                `ModelInfo.methods`. None: the model's default for such a target.
+            target: What the map explains: a class, by index or by label as the model
+                spells it; or `SimilarTo(...)`, the similarity to other pictures. None:
+                the predicted class. Only for methods that take one.
             render: What the server is to draw besides. Results draw themselves without it.
             timeout: Seconds; None for the client's.
-            **parameters: Of the method, for example `block=3, head=0` or
+            **parameters: Of the method, for example `block=3, head=0`, `each="head"` or
                 `profile="reference"`; see `MethodInfo.parameters`.
 
         Raises:
@@ -173,19 +175,57 @@ class Client:
         encoded = _images.encode(image)
         render = render and render.resolved(ColorScale.IMAGE)
         model, method = self._catalogue.choose(
-            model, method, MethodKind.EXPLANATION, parameters, deadline
+            model,
+            method,
+            MethodKind.EXPLANATION,
+            parameters,
+            deadline,
+            similarity=isinstance(target, SimilarTo),
         )
-        request = _requests.explain_request(
-            encoded,
-            model=model,
-            method=method,
-            parameters=parameters,
-            target=target,
-            render=render,
-        )
+        request = _requests.explain_request(encoded, model, method, parameters, target, render)
         with self._forgetting_stale_models():
             response = call(self._explanations.Explain, request, deadline, target=self.target)
         return _codec.explanation(response, encoded, render)
+
+    def class_similarity(
+        self,
+        query: ImageInput | EncodedImage,
+        gallery: ImageInput | EncodedImage | Sequence[ImageInput | EncodedImage],
+        *,
+        model: str | None = None,
+        render: Rendering | None = None,
+        timeout: float | None = None,
+        **parameters: ParameterValue,
+    ) -> Explanation:
+        """Which regions of a picture made it similar to a whole gallery (Black et al., 4.2).
+
+        One map: the sum of the query's maps of `pair_similarity` with each picture of the
+        gallery, at the price of one pair. It is `explain` with the method
+        "pooled_decomposition" and the target `SimilarTo(gallery)`.
+
+        Args:
+            query: See `explain`.
+            gallery: Pictures, for example all of one class; at most `Limits.max_candidates`.
+            model: Name of a served model. None: the first that gives the method.
+            render: What the server is to draw besides.
+            timeout: Seconds; None for the client's.
+            **parameters: Of the method, as in `pair_similarity`.
+
+        Returns:
+            The map; `target.similarities` holds the cosine to each picture of the gallery.
+
+        Raises:
+            PairlensError: As `explain`.
+        """
+        return self.explain(
+            query,
+            model=model,
+            method="pooled_decomposition",
+            target=SimilarTo(gallery),
+            render=render,
+            timeout=timeout,
+            **parameters,
+        )
 
     def pair_similarity(
         self,
@@ -204,11 +244,13 @@ class Client:
             query: See `explain`.
             candidates: One picture or several, at most `Limits.max_candidates`.
             model: Name of a served model. None: the first that supports the method.
-            method: "pooled_decomposition". None: the model's default.
+            method: "pooled_decomposition", "correspondence", "affinity" and more; see
+                `ModelInfo.methods`. None: the model's default.
             render: What the server is to draw besides. Results draw themselves without it.
             timeout: Seconds; None for the client's.
             **parameters: Of the method, for example `redistribution="rollout"`,
-                `profile="strict"`, `bias_mode="separate"` or `match_matrix=True`.
+                `profile="strict"`, `bias_mode="separate"`, `match_matrix=True` or
+                `query_region=Box(10, 20, 90, 80)`.
 
         Returns:
             One result for each candidate, in their order. A candidate that the server
@@ -223,11 +265,9 @@ class Client:
         deadline = self._deadline(timeout)
         encoded = _images.encode(query, field="query")
         others = _images.encode_all(candidates, field="candidates")
-        render = render and render.resolved(ColorScale.PAIR)
+        render = render and render.resolved(default_scale(parameters))
         model, method = self._catalogue.choose(model, method, MethodKind.PAIR, parameters, deadline)
-        request = _requests.pair_request(
-            encoded, others, model=model, method=method, parameters=parameters, render=render
-        )
+        request = _requests.pair_request(encoded, others, model, method, parameters, render)
         with self._forgetting_stale_models():
             response = call(
                 self._explanations.PairSimilarity, request, deadline, target=self.target

@@ -89,6 +89,12 @@ class MethodUnsupportedError(PairlensError):
     default_code = "FAILED_PRECONDITION"
 
 
+class NotFiniteError(PairlensError):
+    """The model's numbers for the picture overflow its dtype."""
+
+    default_code = "FAILED_PRECONDITION"
+
+
 class ResourceExhaustedError(PairlensError):
     """The server, or a limit on messages, has no room for the call."""
 
@@ -155,6 +161,7 @@ _REASONS: dict[str, type[PairlensError]] = {
     "IMAGE_TOO_LARGE": ImageTooLargeError,
     "MODEL_NOT_FOUND": ModelNotFoundError,
     "METHOD_UNSUPPORTED": MethodUnsupportedError,
+    "NOT_FINITE": NotFiniteError,
     "QUEUE_FULL": QueueFullError,
     "OUT_OF_MEMORY": OutOfMemoryError,
     "DEADLINE_UNREACHABLE": DeadlineExceededError,

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
 
-ParameterValue: TypeAlias = "int | bool | str"
-"""Value of a method's parameter; enum values are their lower-case names ("strict")."""
+from pairlens.rendering import Box
+
+ParameterValue: TypeAlias = (
+    "int | float | bool | str | Sequence[int] | Box | tuple[float, float, float, float]"
+)
+"""Value of a method's parameter.
+
+Enum values are their lower-case names ("strict"); a list of numbers is any sequence of
+them; a region is a `Box` or its (left, top, right, bottom). Answers hold tuples and boxes.
+"""
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,16 @@ class Method:
         return dict(self.arguments)
 
     def __str__(self) -> str:
-        return f"{self.name}({', '.join(f'{name}={value}' for name, value in self.arguments)})"
+        arguments = (f"{name}={_short(value)}" for name, value in self.arguments)
+        return f"{self.name}({', '.join(arguments)})"
+
+
+def _short(value: ParameterValue) -> str:
+    if isinstance(value, Box):
+        return f"{value.left:g},{value.top:g},{value.right:g},{value.bottom:g}"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 class MethodKind(str, Enum):
@@ -45,10 +63,10 @@ class ParameterInfo:
 
     Attributes:
         name: Keyword under which `Client.explain` and `pair_similarity` take it.
-        type: "int", "bool" or "enum".
+        type: "int", "float", "bool", "string", "enum", "ints" (a list) or "box" (a region).
         default: The default as text; "" when unset has a meaning of its own.
         description: What the values are, and what unset means.
-        minimum, maximum: Inclusive range of an "int", or None.
+        minimum, maximum: Inclusive range of an "int", a "float" or each of "ints", or None.
         choices: Names of an "enum".
     """
 
@@ -70,20 +88,34 @@ class MethodInfo:
         kind: Which call takes it.
         summary: One line on what the map shows.
         refusal: Why the model cannot give it; "" when it can.
-        takes_target: Whether the map depends on a class.
+        takes_class: Whether the map depends on a class.
+        takes_similarity: Whether the target may be the similarity to other pictures.
         revision: Changes whenever the method's numbers do.
         parameters: Empty for methods that the model refuses.
         defaults: The method with its defaults for this model; None when refused.
+        forward_passes: About how many plain forward passes of the model one picture costs
+            with the defaults; for a pair method, one picture with one partner.
+        source: Where the method comes from: authors, venue, year.
+        caution: What to know before using it; "" when there is nothing.
     """
 
     name: str
     kind: MethodKind
     summary: str
     refusal: str
-    takes_target: bool
+    takes_class: bool
+    takes_similarity: bool
     revision: int
     parameters: tuple[ParameterInfo, ...]
     defaults: Method | None
+    forward_passes: float
+    source: str
+    caution: str
+
+    @property
+    def takes_target(self) -> bool:
+        """Whether `Client.explain` takes a target with it."""
+        return self.takes_class or self.takes_similarity
 
     @property
     def supported(self) -> bool:
@@ -119,7 +151,7 @@ class ModelInfo:
     Attributes:
         name: Name to pass as `model`.
         architecture: timm's name.
-        family: "vit", "resnet" or "resnetv2".
+        family: "vit", "swin", "resnet" and the like.
         fingerprint: Hash of architecture, weights, projection, preprocessing and dtype.
         device: "cpu", "cuda:0" and the like.
         dtype: What the model computes in ("float32").
@@ -130,12 +162,15 @@ class ModelInfo:
         grid_rows, grid_columns: Cells of the maps.
         prefix_tokens: Tokens before the patches; 0 for CNNs.
         blocks, heads: Transformer blocks, and heads of each; 0 for CNNs.
+        hidden_units: Of each block's MLP; 0 without blocks of that kind.
+        cam_layer: Module that the class activation maps weigh by default.
         classes: Of the head; 0 without one.
         labels: Label of each class, or empty.
         preprocessing: How a picture becomes the input.
         methods: Supported and refused; those of `explain` come first.
-        default_explanation_method, default_pair_method: What runs when a call names no
-            method; None when the model has none.
+        default_explanation_method, default_similarity_method, default_pair_method: What
+            runs when a call names no method: for no target or a class, for a similarity
+            target, for pairs; None when the model has none.
     """
 
     name: str
@@ -154,18 +189,26 @@ class ModelInfo:
     prefix_tokens: int
     blocks: int
     heads: int
+    hidden_units: int
+    cam_layer: str
     classes: int
     labels: tuple[str, ...] = field(repr=False)
     preprocessing: PreprocessingInfo
     methods: tuple[MethodInfo, ...] = field(repr=False)
     default_explanation_method: Method | None
+    default_similarity_method: Method | None
     default_pair_method: Method | None
 
-    def default_method(self, kind: MethodKind) -> Method | None:
-        """What runs when a call of that kind names no method."""
+    def default_method(self, kind: MethodKind, *, similarity: bool = False) -> Method | None:
+        """What runs when a call of that kind names no method.
+
+        Args:
+            kind: Which call.
+            similarity: Whether the call's target is the similarity to other pictures.
+        """
         if kind is MethodKind.PAIR:
             return self.default_pair_method
-        return self.default_explanation_method
+        return self.default_similarity_method if similarity else self.default_explanation_method
 
     def supports(self, method: str, kind: MethodKind) -> bool:
         """Whether the model gives a method of that name and kind."""
@@ -185,6 +228,7 @@ class Limits:
         max_candidates: Of one call of `pair_similarity`.
         max_rendered_pixels: Of all pixels that the server draws for one call.
         max_match_values: Of all values of one call's match matrices, 4 bytes each.
+        max_target_embeddings: Of one similarity target.
         image_formats: Accepted file formats ("JPEG", "PNG", ...).
     """
 
@@ -194,6 +238,7 @@ class Limits:
     max_candidates: int
     max_rendered_pixels: int
     max_match_values: int
+    max_target_embeddings: int
     image_formats: tuple[str, ...]
 
 

@@ -37,7 +37,7 @@ class Rendering:
         color_map: "viridis" and "inferno" (perceptually uniform), or "jet".
         scale: Which values become the ends of the colour map: "image" (this map's),
             "pair" (both maps' of a pair together) or "fixed". None: "fixed" when
-            `fixed` is given, else "pair" for pairs and "image" for single pictures.
+            `fixed` is given, else "pair" for pairs (without a region) and "image".
         fixed: The ends (low, high) under "fixed", low < high.
         opacity: Of the colours, in [0, 1].
         interpolation: "nearest" (shows the cells), "bilinear" or "bicubic".

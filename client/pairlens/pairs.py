@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
@@ -11,19 +11,28 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pairlens import _layout, _saving, rendering
+from pairlens import _layout, _saving, masks, rendering
 from pairlens._images import EncodedImage
 from pairlens.errors import InvalidParameterError, PairlensError
 from pairlens.models import Method
 from pairlens.options import OverlayStyle, Rendering
-from pairlens.rendering import ColorScale, FloatArray
-from pairlens.results import NOTEBOOK_SIDE, PlacedMap, Provenance, Timing
+from pairlens.placed import NOTEBOOK_SIDE, PlacedMap
+from pairlens.rendering import Box, ColorScale, FloatArray
+from pairlens.results import Provenance, Timing
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+REGIONS = ("query_region", "candidate_region")
+"""Parameters that name a part of one picture, whose map is all that is shown."""
+
 ROW_SIDE = 512
 """Longest side of a picture where many pairs are drawn together, in pixels."""
+
+
+def default_scale(parameters: Collection[str]) -> ColorScale:
+    """The colour scale of pairs where none is asked for, from the parameters given."""
+    return ColorScale.PAIR if not set(REGIONS) & set(parameters) else ColorScale.IMAGE
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,12 +64,16 @@ class PairMatch:
         match_matrix: float32 [query cells, candidate cells], cells row by row,
             read-only: the part of the similarity owed to each pair of places, before
             redistribution. None unless asked for with `match_matrix=True`.
+        query_region, candidate_region: The region that the maps are of, in original
+            pixels of its picture; None where the method takes none.
     """
 
     similarity: float
     query: SideMap
     candidate: SideMap
     match_matrix: FloatArray | None = field(repr=False)
+    query_region: Box | None = None
+    candidate_region: Box | None = None
 
     @property
     def score(self) -> float:
@@ -70,9 +83,12 @@ class PairMatch:
     def overlay(self, **style: Unpack[OverlayStyle]) -> Image.Image:
         """Draw both maps over their pictures, side by side at one height.
 
+        The region that the maps are of, if there is one, is outlined.
+
         Args:
-            **style: See `Rendering`; the default scale is "pair". `max_side` bounds
-                each of the two pictures.
+            **style: See `Rendering`; the default scale is "pair", but "image" for maps
+                of a region, which is few cells on one side and all of them on the other.
+                `max_side` bounds each of the two pictures.
 
         Returns:
             An RGB picture, the query on the left, with the similarity below.
@@ -80,13 +96,24 @@ class PairMatch:
         Raises:
             InvalidParameterError: A value out of range.
         """
-        resolved = Rendering(**style).resolved(ColorScale.PAIR)
+        regions = {name for name in REGIONS if getattr(self, name) is not None}
+        resolved = Rendering(**style).resolved(default_scale(regions))
         left, right = (
-            side.draw(resolved, *self._color_range(side, resolved))
-            for side in (self.query, self.candidate)
+            self._drawn(side, region, resolved)
+            for side, region in (
+                (self.query, self.query_region),
+                (self.candidate, self.candidate_region),
+            )
         )
         caption = f"similarity {self.similarity:.4f}  {self.candidate.image.name}"
         return _layout.side_by_side(left, right, caption.strip())
+
+    def _drawn(self, side: SideMap, region: Box | None, style: Rendering) -> Image.Image:
+        drawn = side.draw(style, *self._color_range(side, style))
+        if region is None:
+            return drawn
+        where = side.geometry
+        return masks.region_outline(drawn, region, where.image_height, where.image_width)
 
     def _color_range(self, side: SideMap, style: Rendering) -> tuple[float, float]:
         scale = ColorScale(style.scale)

@@ -21,7 +21,7 @@ FloatArray = npt.NDArray[np.float32]
 
 _CUBIC_A = -0.75
 # Dark enough to tell from the seen part at a glance, light enough to recognise.
-_UNSEEN_BRIGHTNESS = 0.55
+UNSEEN_BRIGHTNESS = 0.55
 
 
 class ColorMap(str, Enum):
@@ -239,7 +239,7 @@ def overlay(
     drawn = _blend(picture, Image.fromarray(colorize(enlarged, color_map)), opacity)
     unseen = np.isnan(enlarged)
     if unseen.any():
-        dimmed = picture.point(lambda level: level * _UNSEEN_BRIGHTNESS)
+        dimmed = picture.point(lambda level: level * UNSEEN_BRIGHTNESS)
         drawn.paste(dimmed, mask=Image.fromarray(unseen))
     return drawn
 

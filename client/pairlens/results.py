@@ -2,43 +2,49 @@
 
 from __future__ import annotations
 
-import io
-import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
-from PIL import Image
+import numpy.typing as npt
 
-from pairlens import _saving, rendering
-from pairlens._images import EncodedImage
-from pairlens.errors import InvalidParameterError, MalformedResponseError
 from pairlens.models import Method
-from pairlens.options import OverlayStyle, Rendering
-from pairlens.rendering import ColorMap, ColorScale, FloatArray, GridGeometry, Interpolation
+from pairlens.placed import MaskedMap
+from pairlens.rendering import FloatArray
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-NOTEBOOK_SIDE = 1024
-"""Longest side of the pictures that notebooks show, in pixels."""
+_UNSET = -1
+"""Stands for an unset number where arrays are written."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """The class that a map explains.
+    """What a map explains: a class, or the similarity to other pictures.
 
     Attributes:
-        class_index: 0-based.
-        label: "" when the model has no labels.
-        logit: Of that class.
-        probability: Softmax over all classes, in [0, 1].
+        class_index: 0-based; None for a similarity target.
+        label: "" when the model has no labels, or for a similarity target.
+        logit: Of that class; None for a similarity target.
+        probability: Softmax over all classes, in [0, 1]; None for a similarity target.
+        similarities: Of a similarity target: cosine to each of its pictures, then to each
+            of its embeddings, in [-1, 1]. Empty for a class.
     """
 
-    class_index: int
-    label: str
-    logit: float
-    probability: float
+    class_index: int | None = None
+    label: str = ""
+    logit: float | None = None
+    probability: float | None = None
+    similarities: tuple[float, ...] = ()
+
+    @property
+    def score(self) -> float | None:
+        """The class's probability, or the sum of the similarities, which the map explains."""
+        return sum(self.similarities) if self.similarities else self.probability
+
+    def __str__(self) -> str:
+        if self.similarities:
+            count = len(self.similarities)
+            return f"similarity to {count} {'picture' if count == 1 else 'pictures'}"
+        return f"{self.class_index} {self.label}".strip()
 
 
 @dataclass(frozen=True)
@@ -93,183 +99,140 @@ class Timing:
     images: int
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Panel(MaskedMap):
+    """One of several maps of an answer; the map as in `PlacedMap`.
+
+    Attributes:
+        block, head, unit: What the map is of, 0-based; None where that does not apply.
+    """
+
+    block: int | None = None
+    head: int | None = None
+    unit: int | None = None
+
+    @property
+    def title(self) -> str:
+        """What the map is of, in words: "block 3, head 0"."""
+        parts = {"block": self.block, "head": self.head, "unit": self.unit}
+        return ", ".join(f"{name} {value}" for name, value in parts.items() if value is not None)
+
+
 @dataclass(frozen=True)
-class Rendered:
-    """What the server drew.
+class Unit:
+    """A hidden unit of a block's MLP.
 
     Attributes:
-        request: What it was asked for, resolved.
-        upsampled: float32 [height, width], NaN where the model saw nothing; or None.
-        overlay_png: A PNG file, or b"".
+        unit: Its number, 0-based.
+        strength: Mean of its activation over patches.
     """
 
-    request: Rendering
-    upsampled: FloatArray | None
-    overlay_png: bytes
+    unit: int
+    strength: float
+
+
+@dataclass(frozen=True)
+class HeadInterrelation:
+    """How one head relates patches with keypoints (K) and without (N).
+
+    Attributes:
+        block, head: 0-based.
+        kk, kn: Share of keypoints, and of the others, in what patches with keypoints
+            attend to, in [0, 1]; None where the picture has no such patch.
+        nk, nn: The same for patches without keypoints.
+        focus_index: Entropy of the min-max scaled rows, in nats: larger is broader.
+    """
+
+    block: int
+    head: int
+    kk: float | None
+    kn: float | None
+    nk: float | None
+    nn: float | None
+    focus_index: float
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """How far the numbers can be trusted; None where a method has no such number.
+
+    Attributes:
+        relevance_drift: Largest distance from 1 of the relevance that reaches a block;
+            zero in exact arithmetic.
+        completeness_error: Sum of all attributions less what they should sum to.
+        bias_share, prefix_share: Of pooled_decomposition: parts of the summed similarity that
+            are in no cell; with the map's cells they sum to it under profile strict.
+    """
+
+    relevance_drift: float | None = None
+    completeness_error: float | None = None
+    bias_share: float | None = None
+    prefix_share: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PlacedMap:
-    """A heatmap and where it lies on its picture.
-
-    Attributes:
-        heatmap: float32 [rows, columns], row 0 at the top, in the method's own unit;
-            read-only.
-        min, max: Smallest and largest of `heatmap`.
-        constant: Whether all values are equal: nothing to tell regions apart.
-        geometry: Where the cells lie on the original picture.
-        image: The picture, as it was sent.
-        rendered: What the server drew, or None.
-    """
-
-    heatmap: FloatArray = field(repr=False)
-    min: float
-    max: float
-    constant: bool
-    geometry: GridGeometry
-    image: EncodedImage
-    rendered: Rendered | None = field(repr=False)
-
-    def upsampled(
-        self,
-        height: int | None = None,
-        width: int | None = None,
-        *,
-        interpolation: Interpolation | str = Interpolation.BILINEAR,
-    ) -> FloatArray:
-        """Enlarge the map to the whole picture.
-
-        Args:
-            height: In pixels. None: it follows from the width and the picture's shape,
-                and is the picture's own when both are None.
-            width: The same.
-            interpolation: See `Interpolation`.
-
-        Returns:
-            float32 [height, width], NaN where the model saw nothing. The server's own
-            when it was asked for one of this size and interpolation.
-
-        Raises:
-            InvalidParameterError: A side is less than 1, or an unknown interpolation.
-        """
-        shape = self.geometry.image_height / self.geometry.image_width
-        if height is None and width is None:
-            height, width = self.geometry.image_height, self.geometry.image_width
-        elif height is None:
-            height = max(1, round((width or 0) * shape))
-        elif width is None:
-            width = max(1, round(height / shape))
-        if height < 1 or width is None or width < 1:
-            raise InvalidParameterError(f"height and width are at least 1, not {height}, {width}")
-        how = Interpolation(Rendering(interpolation=interpolation).interpolation)
-        sent = self.rendered
-        if (
-            sent is not None
-            and sent.upsampled is not None
-            and sent.upsampled.shape == (height, width)
-            and sent.request.interpolation is how
-        ):
-            return sent.upsampled
-        return rendering.enlarge(self.heatmap, self.geometry, height, width, how)
-
-    def draw(self, style: Rendering, low: float, high: float) -> Image.Image:
-        """Draw the map over its picture, or decode the server's drawing of the same.
-
-        Args:
-            style: Resolved.
-            low: Lower end of the colour map, as `style.scale` gives it.
-            high: Upper end.
-
-        Returns:
-            An RGB picture.
-        """
-        sent = self.rendered
-        if sent is not None and sent.overlay_png and sent.request.draws_like(style):
-            try:
-                return Image.open(io.BytesIO(sent.overlay_png)).convert("RGB")
-            except Exception as error:  # as in EncodedImage.picture
-                raise MalformedResponseError(f"the server's overlay is no PNG: {error}") from error
-        return rendering.overlay(
-            self.image.picture(),
-            self.heatmap,
-            self.geometry,
-            low=low,
-            high=high,
-            color_map=ColorMap(style.color_map),
-            opacity=style.opacity,
-            interpolation=Interpolation(style.interpolation),
-            max_side=style.max_side,
-        )
-
-    def overlay(self, **style: Unpack[OverlayStyle]) -> Image.Image:
-        """Draw the map over its picture.
-
-        Args:
-            **style: See `Rendering`; the default scale is "image".
-
-        Returns:
-            An RGB picture: the server's when it was asked for the same, else drawn here.
-
-        Raises:
-            InvalidParameterError: A value out of range, or the scale "pair", which
-                needs two maps (see `PairMatch.overlay`).
-        """
-        resolved = Rendering(**style).resolved(ColorScale.IMAGE)
-        if resolved.scale is ColorScale.PAIR:
-            raise InvalidParameterError("scale 'pair' needs a pair of maps", field="scale")
-        low, high = rendering.color_range(
-            [self.heatmap], ColorScale(resolved.scale), resolved.fixed
-        )
-        return self.draw(resolved, low, high)
-
-    def save(self, path: str | os.PathLike[str], **style: Unpack[OverlayStyle]) -> None:
-        """Write the overlay (.png, .jpg) or the map itself (.npy, .npz).
-
-        An .npz holds `heatmap`, `region` (left, top, right, bottom in original pixels)
-        and `image_size` (height, width).
-
-        Args:
-            path: Overwritten when it exists.
-            **style: As in `overlay`; refused for .npy and .npz.
-
-        Raises:
-            InvalidParameterError: Another suffix, or a bad style.
-            OSError: The file cannot be written.
-        """
-        box = self.geometry.region
-        _saving.save(
-            path,
-            style,
-            draw=lambda: self.overlay(**style),
-            array=self.heatmap,
-            arrays=lambda: {
-                "heatmap": self.heatmap,
-                "region": np.array([box.left, box.top, box.right, box.bottom]),
-                "image_size": np.array([self.geometry.image_height, self.geometry.image_width]),
-            },
-        )
-
-    def _repr_png_(self) -> bytes:
-        return _saving.png(self.overlay(max_side=NOTEBOOK_SIDE))
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Explanation(PlacedMap):
+class Explanation(MaskedMap):
     """Where a model looks in one picture; the map as in `PlacedMap`.
 
     Attributes:
-        target: The class explained; None for methods that take none.
+        target: What is explained; None for methods that take none.
         method: As it ran, every parameter resolved.
         provenance: Enough to repeat it.
         timing: The server's.
+        panels: Further maps: of heads, blocks, units or masks; see the method.
+        units: The strongest hidden units, the strongest first.
+        interrelations: Every head of every block.
+        keypoints: int64 [rows, columns], SIFT keypoints in each patch, read-only; or None.
+        diagnostics: How far the numbers can be trusted.
     """
 
     target: Target | None
     method: Method
     provenance: Provenance
     timing: Timing
+    panels: tuple[Panel, ...] = field(repr=False, default=())
+    units: tuple[Unit, ...] = field(repr=False, default=())
+    interrelations: tuple[HeadInterrelation, ...] = field(repr=False, default=())
+    keypoints: npt.NDArray[np.int64] | None = field(repr=False, default=None)
+    diagnostics: Diagnostics = Diagnostics()
 
     @property
     def score(self) -> float | None:
-        """Probability of the target's class, in [0, 1]; None without a target."""
-        return None if self.target is None else self.target.probability
+        """Probability of the target's class, or sum of its similarities; None without one."""
+        return None if self.target is None else self.target.score
+
+    def _arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """As in `PlacedMap.save`, and what else the answer holds.
+
+        `panels` is float32 [count, rows, columns] with `panel_block`, `panel_head` and
+        `panel_unit` (-1 where unset) and `panel_masks`; `interrelations` is float64 [count, 7]
+        of block, head, kk, kn, nk, nn (NaN where None) and the focus index; `units` is
+        float64 [count, 2].
+        """
+        arrays = super()._arrays()
+        if self.panels:
+            arrays |= _stacked([panel.heatmap for panel in self.panels])
+            for name in ("block", "head", "unit"):
+                numbers = [getattr(panel, name) for panel in self.panels]
+                arrays[f"panel_{name}"] = np.array([_UNSET if n is None else n for n in numbers])
+            masks = [panel.mask for panel in self.panels if panel.mask is not None]
+            if len(masks) == len(self.panels) and "panels" in arrays:
+                arrays["panel_masks"] = np.stack(masks)
+        if self.units:
+            arrays["units"] = np.array([(unit.unit, unit.strength) for unit in self.units])
+        if self.interrelations:
+            rows = [
+                (h.block, h.head, h.kk, h.kn, h.nk, h.nn, h.focus_index)
+                for h in self.interrelations
+            ]
+            arrays["interrelations"] = np.array(rows, np.float64)
+        if self.keypoints is not None:
+            arrays["keypoints"] = self.keypoints
+        return arrays
+
+
+def _stacked(maps: list[FloatArray]) -> dict[str, npt.NDArray[Any]]:
+    """All maps as one array; each for itself where their grids differ."""
+    if len({values.shape for values in maps}) == 1:
+        return {"panels": np.stack(maps)}
+    return {f"panel_{index}": values for index, values in enumerate(maps)}

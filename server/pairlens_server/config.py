@@ -66,6 +66,9 @@ class ServerSettings(BaseSettings):
     max_match_values: int = Field(ServiceLimits.max_match_values, ge=1)
     """Most values of one request's match matrices, 4 bytes each."""
 
+    max_target_embeddings: int = Field(ServiceLimits.max_target_embeddings, ge=1)
+    """Most embeddings that one similarity target gives."""
+
     max_batch: int = Field(EngineSettings.max_batch, ge=1)
     """Most pictures in one forward pass."""
 
@@ -126,7 +129,11 @@ class ServerSettings(BaseSettings):
         """What a request may hold."""
         images = ImageLimits(max_bytes=self.max_image_bytes, max_pixels=self.max_image_pixels)
         return ServiceLimits(
-            images, self.max_candidates, self.max_rendered_pixels, self.max_match_values
+            images,
+            self.max_candidates,
+            self.max_rendered_pixels,
+            self.max_match_values,
+            self.max_target_embeddings,
         )
 
     @property

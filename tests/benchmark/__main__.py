@@ -11,8 +11,14 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from tests.benchmark.engine_rows import explain_rows, pair_rows
+from tests.benchmark.engine_rows import pair_rows
 from tests.benchmark.measure import Row
+from tests.benchmark.memory_rows import memory_rows
+from tests.benchmark.method_rows import batch_rows, linear_head_rows, score_cam_rows, vit_rows
+
+
+def _shown(value: float, unit: str) -> str:
+    return f"{value * 1000:.3g} ms" if unit == "s" else f"{value:.3g} {unit}"
 
 
 def show(rows: list[Row], console: Console) -> None:
@@ -24,8 +30,8 @@ def show(rows: list[Row], console: Console) -> None:
         bound = "≤" if row.better == "lower" else "≥"
         table.add_row(
             row.name,
-            f"{row.ours * 1000:.3g} ms",
-            f"{row.baseline * 1000:.3g} ms",
+            _shown(row.ours, row.unit),
+            _shown(row.baseline, row.unit),
             f"{row.ratio:.3g}",
             f"{bound} {row.aim:g}",
             "yes" if row.holds else "NO",
@@ -43,7 +49,7 @@ def main() -> None:
     console = Console()
     rows: list[Row] = []
     with Progress(console=Console(stderr=True)) as progress:
-        suites = (explain_rows, pair_rows)
+        suites = (vit_rows, batch_rows, linear_head_rows, score_cam_rows, pair_rows, memory_rows)
         task = progress.add_task("benchmarks", total=len(suites))
         for suite in suites:
             rows += suite(repeats)

@@ -9,13 +9,9 @@ import timm
 import torch
 
 from pairlens_server.engine.engine import Engine, EngineSettings
-from pairlens_server.methods.attention import RawAttention
-from pairlens_server.methods.base import ExplanationMethod
-from pairlens_server.methods.rollout import Rollout
 from pairlens_server.methods.similarity import PooledDecomposition
 from pairlens_server.models.loaded import LoadedModel
-from pairlens_server.service.explain import compute_heatmap
-from pairlens_server.service.pair import compute_maps
+from pairlens_server.service.pair_matches import compute_maps
 from pairlens_server.service.recordings import PictureRecording
 from tests.benchmark.measure import Row, compare
 from tests.support import pixels, vit
@@ -45,42 +41,6 @@ def plain_forward(model: LoadedModel, images: torch.Tensor) -> Callable[[], obje
     return run
 
 
-def explain_rows(repeats: int) -> list[Row]:
-    """Raw attention and rollout of a batch of 8 through the engine, maps included."""
-    model = vit_small(pooling="token", projection=None)
-    images = pixels(model, BATCH)
-    loop = asyncio.new_event_loop()
-    engine = Engine(EngineSettings(max_batch=BATCH))
-    loop.run_until_complete(engine.start(lambda: [model]))
-    facts = engine.facts(model)
-
-    def explain(method: ExplanationMethod) -> Callable[[], object]:
-        async def all_pictures() -> object:
-            recordings = await asyncio.gather(
-                *(engine.record(model, picture, method.needs(None)) for picture in images)
-            )
-            return [compute_heatmap(method, r.values, facts, None) for r in recordings]
-
-        return lambda: loop.run_until_complete(all_pictures())
-
-    rows = []
-    for method, aim in ((RawAttention().resolve(facts), 1.05), (Rollout().resolve(facts), 1.20)):
-        rows.append(
-            compare(
-                f"{method.name}, batch of {BATCH}, ViT-S/16, in the engine "
-                "vs one plain fused timm forward",
-                explain(method),
-                plain_forward(model, images),
-                repeats=repeats,
-                aim=aim,
-                better="lower",
-            )
-        )
-    loop.run_until_complete(engine.stop())
-    loop.close()
-    return rows
-
-
 def pair_rows(repeats: int) -> list[Row]:
     """Both maps of a pair whose folded tokens are at hand."""
     model = vit_small(pooling="avg", projection=512, fc_norm=False)
@@ -92,7 +52,7 @@ def pair_rows(repeats: int) -> list[Row]:
     method = PooledDecomposition().resolve(facts)
     query, candidate = (
         PictureRecording(
-            loop.run_until_complete(engine.record(model, picture, method.needs())).values,
+            loop.run_until_complete(engine.record(model, picture, method.pair_needs())).values,
             cached=True,
         )
         for picture in images

@@ -1,8 +1,19 @@
 import dataclasses
 
+import torch
+
 from pairlens_server.cache.keys import activation_key
+from pairlens_server.methods.cam import ScoreCam
+from pairlens_server.methods.perturbation import Occlusion
 from pairlens_server.models.preprocessing import ResizeMode
-from pairlens_server.recording.activations import Embedding, MeanAttention
+from pairlens_server.recording.baselines import Fill
+from pairlens_server.recording.primitives import (
+    Embedding,
+    FeatureGradient,
+    FusedAttention,
+    GradientRule,
+)
+from pairlens_server.recording.targets import ClassLogit, Similarity
 from tests.support import resnet
 
 
@@ -16,9 +27,35 @@ def test_every_part_of_what_a_value_depends_on_is_in_the_key():
         activation_key(model, Embedding(), "aa"),
         activation_key(other_weights, Embedding(), "aa"),
         activation_key(other_input, Embedding(), "aa"),
-        activation_key(model, MeanAttention(0), "aa"),
-        activation_key(model, MeanAttention(1), "aa"),
+        activation_key(model, FusedAttention(0), "aa"),
+        activation_key(model, FusedAttention(1), "aa"),
         activation_key(model, Embedding(), "bb"),
     }
     assert len(keys) == 6
     assert activation_key(renamed, Embedding(), "aa") in keys
+
+
+def test_targets_rules_and_parameters_are_in_the_key():
+    model = resnet(classes=2)
+    one, other = (Similarity.to(torch.tensor([row])) for row in ([1.0, 0.0], [0.0, 1.0]))
+    activations = [
+        FeatureGradient("layer4.0", ClassLogit(None)),
+        FeatureGradient("layer4.0", ClassLogit(0)),
+        FeatureGradient("layer4.0", ClassLogit(1)),
+        FeatureGradient("layer4.0", one),
+        FeatureGradient("layer4.0", other),
+        FeatureGradient("layer3.0", one),
+        FeatureGradient("layer4.0", one, GradientRule.LIBRA),
+        Occlusion(window=1).probed(one),
+        Occlusion(window=3).probed(one),
+        Occlusion(window=3, fill=Fill.NOISE, seed=0).probed(one),
+        Occlusion(window=3, fill=Fill.NOISE, seed=1).probed(one),
+        ScoreCam("layer4.0").probed(one),
+    ]
+    assert len({activation_key(model, a, "aa") for a in activations}) == len(activations)
+
+
+def test_the_length_of_an_embedding_does_not_matter_to_a_similarity():
+    short, long = (Similarity.to(torch.tensor([[3.0, 4.0]]) * scale) for scale in (1.0, 10.0))
+    assert short == long
+    assert short.key == long.key

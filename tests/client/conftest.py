@@ -1,9 +1,12 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from pairlens import Client
-from tests.client.scripted import Running, Scripted
+from pairlens import Client, cli
+from tests.client.scripted import Running, Scripted, png
+
+Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -22,3 +25,35 @@ def service(server: Running) -> Scripted:
 def client(server: Running) -> Iterator[Client]:
     with Client(server.target, timeout=10) as client:
         yield client
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> None:
+    (tmp_path / "cat.png").write_bytes(png())
+    (tmp_path / "dog.png").write_bytes(png(30, 20))
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.png").write_bytes(png())
+
+
+@pytest.fixture
+def run(
+    server: Running,
+    pictures: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> Run:
+    """Runs one command against the scripted server: exit code, standard output and error."""
+    monkeypatch.setenv("PAIRLENS_SERVER", server.target)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        try:
+            code = cli.main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = end.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run

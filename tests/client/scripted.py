@@ -23,15 +23,36 @@ from pairlens.v1 import (
     model_service_pb2,
     model_service_pb2_grpc,
 )
+from tests.client.scripted_answers import (
+    COLUMNS,
+    ROWS,
+    explained,
+    heatmap,
+    provenance,
+    tensor,
+    timing,
+)
 from tests.client.scripted_models import cnn_info, vit_info
 
-ROWS, COLUMNS = 2, 3
+__all__ = [
+    "Running",
+    "Scripted",
+    "fails",
+    "heatmap",
+    "png",
+    "provenance",
+    "status",
+    "tensor",
+    "timing",
+]
+
 CODES = {
     "INVALID_PARAMETER": "INVALID_ARGUMENT",
     "IMAGE_UNDECODABLE": "INVALID_ARGUMENT",
     "IMAGE_TOO_LARGE": "INVALID_ARGUMENT",
     "MODEL_NOT_FOUND": "NOT_FOUND",
     "METHOD_UNSUPPORTED": "FAILED_PRECONDITION",
+    "NOT_FINITE": "FAILED_PRECONDITION",
     "QUEUE_FULL": "RESOURCE_EXHAUSTED",
     "OUT_OF_MEMORY": "RESOURCE_EXHAUSTED",
     "DEADLINE_UNREACHABLE": "DEADLINE_EXCEEDED",
@@ -68,51 +89,6 @@ def fails(reason: str, message: str = "why", **details: object) -> Act:
     )
 
 
-def tensor(array: np.ndarray) -> common_pb2.Tensor:
-    array = np.ascontiguousarray(array, "<f4")
-    return common_pb2.Tensor(
-        dtype=common_pb2.DATA_TYPE_FLOAT32, shape=array.shape, data=array.tobytes()
-    )
-
-
-def heatmap(image: bytes, *, scale: float = 1.0) -> common_pb2.Heatmap:
-    """Values 0, 1, ... on ROWS x COLUMNS over the whole picture."""
-    with Image.open(io.BytesIO(image)) as picture:
-        width, height = picture.size
-    values = scale * np.arange(ROWS * COLUMNS, dtype=np.float32).reshape(ROWS, COLUMNS)
-    return common_pb2.Heatmap(
-        values=tensor(values),
-        min=values.min(),
-        max=values.max(),
-        geometry=common_pb2.GridGeometry(
-            rows=ROWS,
-            columns=COLUMNS,
-            image_height=height,
-            image_width=width,
-            region=common_pb2.Box(left=0, top=0, right=width, bottom=height),
-        ),
-    )
-
-
-def provenance(model: str, method: str) -> common_pb2.Provenance:
-    return common_pb2.Provenance(
-        model=model,
-        model_fingerprint="f00d",
-        method=method,
-        method_revision=3,
-        preprocessing_digest="beef",
-        dtype="float32",
-        device="cpu",
-        server_version="9.9",
-    )
-
-
-def timing() -> common_pb2.Timing:
-    return common_pb2.Timing(
-        total=Duration(seconds=1, nanos=500_000_000), cached_images=1, images=2
-    )
-
-
 class Scripted(
     explanation_service_pb2_grpc.ExplanationServiceServicer,
     model_service_pb2_grpc.ModelServiceServicer,
@@ -125,6 +101,7 @@ class Scripted(
         deadlines: Seconds that each of them had left.
         models: What ListModels answers.
         overlay_png: What Explain returns as drawn, when a drawing is asked for.
+        broken: Methods that fail, with their reasons.
     """
 
     def __init__(self) -> None:
@@ -133,6 +110,7 @@ class Scripted(
         self.deadlines: list[float] = []
         self.models = [vit_info(), cnn_info()]
         self.overlay_png = b""
+        self.broken: dict[str, str] = {}
 
     def _arrived(self, request: object, context: grpc.ServicerContext) -> None:
         self.calls.append(request)
@@ -152,7 +130,10 @@ class Scripted(
         for model in self.models:
             if model.name == request.model:
                 limits = model_service_pb2.Limits(
-                    max_request_bytes=1 << 20, max_candidates=4, image_formats=["PNG"]
+                    max_request_bytes=1 << 20,
+                    max_candidates=4,
+                    max_target_embeddings=9,
+                    image_formats=["PNG"],
                 )
                 return model_service_pb2.GetModelResponse(model=model, limits=limits)
         return fails("MODEL_NOT_FOUND", f"no model '{request.model}'")(context)
@@ -163,25 +144,12 @@ class Scripted(
             drawn = heatmap(request.image.inline)
         except OSError:
             return fails("IMAGE_UNDECODABLE", "not a picture", field="image")(context)
-        method = request.method
-        if method.WhichOneof("method") is None:
-            method = methods_pb2.ExplanationMethod(rollout={"start_block": 0, "end_block": 11})
-        response = explanation_service_pb2.ExplainResponse(
-            heatmap=drawn,
-            method=method,
-            provenance=provenance(request.model, method.WhichOneof("method")),
-            timing=timing(),
-        )
+        name = request.method.WhichOneof("method")
+        if name in self.broken:
+            return fails(self.broken[name], f"{name} cannot be")(context)
+        response = explained(request, drawn)
         if request.rendering.overlay:
             response.rendered.overlay_png = self.overlay_png
-        if method.WhichOneof("method") == "grad_cam":
-            target = explanation_service_pb2.ResolvedTarget(
-                class_index=request.target.class_index or 1,
-                label=request.target.label or "goldfish",
-                logit=2.5,
-                probability=0.75,
-            )
-            response.target.CopyFrom(target)
         return response
 
     def PairSimilarity(self, request, context):  # noqa: N802
@@ -193,7 +161,7 @@ class Scripted(
             )
         response = explanation_service_pb2.PairSimilarityResponse(
             method=method,
-            provenance=provenance(request.model, "pooled_decomposition"),
+            provenance=provenance(request.model, method.WhichOneof("method")),
             timing=timing(),
         )
         for index, candidate in enumerate(request.candidates):

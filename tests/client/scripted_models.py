@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from pairlens.v1 import methods_pb2, model_service_pb2
 
+EXPLANATION = model_service_pb2.METHOD_KIND_EXPLANATION
+PAIR = model_service_pb2.METHOD_KIND_PAIR
+
 
 def _parameter(name: str, **fields: object) -> model_service_pb2.ParameterInfo:
     return model_service_pb2.ParameterInfo(name=name, description=f"about {name}", **fields)
 
 
+def _explaining(name: str, cost: float, **fields: object) -> model_service_pb2.MethodInfo:
+    return model_service_pb2.MethodInfo(
+        name=name,
+        kind=EXPLANATION,
+        summary=f"shows {name}",
+        forward_passes=cost,
+        source=f"Author of {name}, 2020",
+        **fields,
+    )
+
+
 def vit_info() -> model_service_pb2.ModelInfo:
-    """Gives rollout (default) and raw attention, no pairs."""
+    """Gives rollout (default) and more, no pairs."""
     rollout = methods_pb2.ExplanationMethod(rollout={"start_block": 0, "end_block": 11})
-    explanation = model_service_pb2.METHOD_KIND_EXPLANATION
+    affinity = methods_pb2.ExplanationMethod(affinity={})
+    block = _parameter("block", type="int", minimum=0, maximum=11)
     return model_service_pb2.ModelInfo(
         name="vit",
         architecture="vit_tiny_patch16_224",
@@ -25,15 +40,16 @@ def vit_info() -> model_service_pb2.ModelInfo:
         grid_columns=14,
         blocks=12,
         heads=3,
+        hidden_units=768,
+        cam_layer="blocks.11.norm1",
         classes=2,
         labels=["[tench]", "goldfish"],
         pooling="token",
         preprocessing={"resize_mode": "crop", "crop_fraction": 0.875, "mean": [0.5] * 3},
         methods=[
-            model_service_pb2.MethodInfo(
-                name="rollout",
-                kind=explanation,
-                summary="shows",
+            _explaining(
+                "rollout",
+                1,
                 revision=3,
                 explanation=rollout,
                 parameters=[
@@ -46,16 +62,19 @@ def vit_info() -> model_service_pb2.ModelInfo:
                     ),
                 ],
             ),
-            model_service_pb2.MethodInfo(
-                name="raw_attention", kind=explanation, summary="shows attention"
-            ),
+            _explaining("raw_attention", 1, parameters=[block]),
+            _explaining("score_cam", 768, takes_class=True, caution="slow on a CPU"),
+            _explaining("affinity", 1.5, takes_similarity=True, explanation=affinity),
+            _explaining("attention_mask", 1),
+            _explaining("semantic_attention", 1, parameters=[block]),
             model_service_pb2.MethodInfo(
                 name="pooled_decomposition",
-                kind=model_service_pb2.METHOD_KIND_PAIR,
+                kind=PAIR,
                 refusal="its embedding is no sum over patches",
             ),
         ],
         default_explanation_method=rollout,
+        default_similarity_method=affinity,
     )
 
 
@@ -70,19 +89,12 @@ def cnn_info() -> model_service_pb2.ModelInfo:
         pooling="avg",
         methods=[
             model_service_pb2.MethodInfo(
-                name="rollout",
-                kind=model_service_pb2.METHOD_KIND_EXPLANATION,
-                refusal="it has no attention",
+                name="rollout", kind=EXPLANATION, refusal="it has no attention"
             ),
-            model_service_pb2.MethodInfo(
-                name="grad_cam",
-                kind=model_service_pb2.METHOD_KIND_EXPLANATION,
-                takes_target=True,
-                explanation=cam,
-            ),
-            model_service_pb2.MethodInfo(
-                name="pooled_decomposition", kind=model_service_pb2.METHOD_KIND_PAIR, pair=pair
-            ),
+            _explaining("grad_cam", 1.25, takes_class=True, takes_similarity=True, explanation=cam),
+            _explaining("pooled_decomposition", 1, takes_similarity=True),
+            model_service_pb2.MethodInfo(name="pooled_decomposition", kind=PAIR, pair=pair),
+            model_service_pb2.MethodInfo(name="correspondence", kind=PAIR),
         ],
         default_explanation_method=cam,
         default_pair_method=pair,

@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,40 +8,14 @@ import pytest
 from PIL import Image
 
 import pairlens
-from pairlens import cli
 from pairlens.v1 import explanation_service_pb2
-from tests.client.scripted import Running, Scripted, fails, png
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(server: Running, capsys: pytest.CaptureFixture[str], monkeypatch, tmp_path: Path) -> Run:
-    """Runs one command against the scripted server: exit code, standard output and error."""
-    monkeypatch.setenv("PAIRLENS_SERVER", server.target)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        try:
-            code = cli.main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = end.code
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+from tests.client.conftest import Run
+from tests.client.scripted import Running, Scripted, fails
 
 
-@pytest.fixture(autouse=True)
-def pictures(tmp_path: Path) -> None:
-    (tmp_path / "cat.png").write_bytes(png())
-    (tmp_path / "dog.png").write_bytes(png(30, 20))
-    (tmp_path / "notes.txt").write_text("hello")
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "cat.png").write_bytes(png())
-
-
-@pytest.mark.parametrize("command", [[], ["models"], ["explain"], ["pair"]])
+@pytest.mark.parametrize(
+    "command", [[], ["models"], ["methods"], ["explain"], ["attention"], ["pair"]]
+)
 def test_help(run: Run, command: list[str]):
     code, out, err = run(*command, "--help")
     assert (code, err) == (0, "")
@@ -63,7 +36,14 @@ def test_models(run: Run):
 def test_a_model(run: Run):
     code, out, _ = run("models", "vit")
     assert code == 0
-    for text in ("rollout (default)", "strict, reference, paper", "0 to 11", "refused: its embed"):
+    for text in (
+        "rollout (default)",
+        "affinity (default for a similarity)",
+        "strict, reference, paper",
+        "0 to 11",
+        "refused: its embed",
+        "blocks.11.norm1",
+    ):
         assert text in out
     assert "1,048,576 bytes" in out
 
@@ -224,67 +204,6 @@ def test_no_candidate_can_be_used(run: Run, tmp_path: Path):
     assert len(json.loads(out)["results"]) == 1
     assert not (tmp_path / "pair.png").exists()
     assert not (tmp_path / "m.npy").exists()
-
-
-MISTAKES = [
-    (["explain", "no.png"], "no such file: no.png"),
-    (["explain", "photos"], "photos is a folder"),
-    (["explain", "cat.png", "dog.png", "--out", "map.png"], "--out is a folder when"),
-    (["explain", "cat.png", "dog.png", "--out", "notes.txt"], "notes.txt is a file"),
-    (["explain", "cat.png", "--out", "map.gif"], "cannot write map.gif: the suffix is one of"),
-    (["explain", "cat.png", "--out", "no/map.png"], "no/map.png: No such file"),
-    (["explain", "cat.png", "--color-map", "jet"], "--color-map needs --out"),
-    (["explain", "cat.png", "--fixed-range", "0", "1"], "--fixed-range needs --out"),
-    (["explain", "cat.png", "--out", "m.png", "--opacity", "2"], "opacity is from 0 to 1"),
-    (["explain", "cat.png", "--out", "m.png", "--opacity", "x"], "argument --opacity: invalid"),
-    (["explain", "cat.png", "--out", "m.png", "--scale", "fixed"], "scale 'fixed' needs"),
-    (["explain", "cat.png", "--out", "m.png", "--scale", "pair"], "invalid choice: 'pair'"),
-    (["explain", "cat.png", "--out", "m.npy", "--color-map", "jet"], "color_map: a .npy file"),
-    (["explain", "cat.png", "--method", "grad"], "invalid choice: 'grad'"),
-    (["explain", "cat.png", "--head", "1"], "unknown parameter 'head'; rollout takes"),
-    (["explain", "cat.png", "--profile", "best"], "invalid choice: 'best'"),
-    (["explain", "cat.png", "--block", "-1", "--method", "raw_attention"], "block is an integer"),
-    (["explain", "cat.png", "--model", "vit", "--method", "rollout", "--timeout", "0"], "timeout"),
-    (["explain", "notes.txt"], "not a picture"),
-    (["explain"], "the following arguments are required: IMAGE"),
-    (["explain", "cat.png", "--frobnicate"], "unrecognized arguments: --frobnicate"),
-    (["pair", "cat.png"], "the following arguments are required: CANDIDATE"),
-    (["pair", "cat.png", "no.png"], "no such file: no.png"),
-    (["pair", "notes.txt", "cat.png", "--model", "vit", "--profile", "paper"], "no model gives"),
-    (["pair", "cat.png", "dog.png", "--out", "pair.npy"], "the suffix is one of .png, .jpg"),
-    (["pair", "cat.png", "dog.png", "cat.png", "--match-matrix", "m.npy"], "suffix .npz"),
-    (["pair", "cat.png", "dog.png", "--match-matrix", "m.png"], "suffix .npy or .npz"),
-    (["models", "unknown"], "no model 'unknown'"),
-    (["paint"], "invalid choice: 'paint'"),
-    ([], "the following arguments are required: COMMAND"),
-]
-
-
-@pytest.mark.parametrize(("arguments", "message"), MISTAKES)
-def test_mistakes_are_one_line_and_exit_code_2(run: Run, arguments: list[str], message: str):
-    code, out, err = run(*arguments)
-    assert (code, out) == (2, "")
-    assert message in err
-    assert err.startswith("pairlens")
-    assert err.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("reason", "code"),
-    [
-        ("INVALID_PARAMETER", 2),
-        ("IMAGE_TOO_LARGE", 2),
-        ("MODEL_NOT_FOUND", 2),
-        ("METHOD_UNSUPPORTED", 2),
-        ("OUT_OF_MEMORY", 1),
-        ("DEADLINE_UNREACHABLE", 1),
-        ("INTERNAL", 1),
-    ],
-)
-def test_the_servers_refusals(run: Run, service: Scripted, reason: str, code: int):
-    service.script.append(fails(reason, "what\nand \x1b[31mwhy"))
-    found = run("explain", "cat.png", "--model", "vit", "--json")
-    assert found == (code, "", "pairlens: what and \ufffd[31mwhy\n")
 
 
 def test_no_server(run: Run):

@@ -22,6 +22,7 @@ def test_models(client: Client):
     details = client.get_model("cnn")
     assert details.model.architecture == "resnet18"
     assert details.limits.max_candidates == 4
+    assert details.limits.max_target_embeddings == 9
     with pytest.raises(errors.ModelNotFoundError, match="no model 'x'"):
         client.get_model("x")
 

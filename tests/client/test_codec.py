@@ -171,15 +171,25 @@ def test_models():
         "rollout", (("start_block", 0), ("end_block", 11))
     )
     assert vit.default_pair_method is None
+    assert vit.default_similarity_method == Method("affinity")
+    assert vit.default_method(MethodKind.EXPLANATION, similarity=True) == Method("affinity")
+    assert (vit.hidden_units, vit.cam_layer) == (768, "blocks.11.norm1")
     assert vit.preprocessing.mean == (0.5, 0.5, 0.5)
     rollout = vit.methods[0]
     assert (rollout.kind, rollout.supported) == (MethodKind.EXPLANATION, True)
+    assert (rollout.forward_passes, rollout.source) == (1, "Author of rollout, 2020")
+    takes = {m.name: (m.takes_class, m.takes_similarity, m.takes_target) for m in vit.methods}
+    assert takes["rollout"] == (False, False, False)
+    assert takes["score_cam"] == (True, False, True)
+    assert takes["affinity"] == (False, True, True)
+    assert [m.caution for m in vit.methods if m.caution] == ["slow on a CPU"]
     block, profile = rollout.parameters
     assert (block.minimum, block.maximum, block.default) == (0, 11, "0")
     assert (profile.minimum, profile.choices) == (None, ("strict", "reference", "paper"))
     assert not vit.supports("pooled_decomposition", MethodKind.PAIR)
     assert cnn.supports("pooled_decomposition", MethodKind.PAIR)
-    assert not cnn.supports("pooled_decomposition", MethodKind.EXPLANATION)
+    assert cnn.supports("correspondence", MethodKind.PAIR)
+    assert not cnn.supports("correspondence", MethodKind.EXPLANATION)
 
 
 def test_a_method_of_a_newer_kind_is_left_out():

@@ -13,6 +13,7 @@ CLASSES = {
     "IMAGE_TOO_LARGE": errors.ImageTooLargeError,
     "MODEL_NOT_FOUND": errors.ModelNotFoundError,
     "METHOD_UNSUPPORTED": errors.MethodUnsupportedError,
+    "NOT_FINITE": errors.NotFiniteError,
     "QUEUE_FULL": errors.QueueFullError,
     "OUT_OF_MEMORY": errors.OutOfMemoryError,
     "DEADLINE_UNREACHABLE": errors.DeadlineExceededError,

@@ -43,6 +43,14 @@ def png(seed: int, height: int = 40, width: int = 56) -> bytes:
     return encoded(noise(seed, height, width))
 
 
+def noise_png(seed: int, height: int, width: int) -> bytes:
+    """Noise of single pixels over coarse patches, rich in keypoints."""
+    random = np.random.default_rng(seed)
+    coarse = np.asarray(noise(seed, height, width), np.int16)
+    fine = random.integers(-60, 61, (height, width, 1))
+    return encoded(Image.fromarray(np.clip(coarse + fine, 0, 255).astype(np.uint8)))
+
+
 def unseen() -> bytes:
     """A picture that no test has sent, so that no cache has its activations."""
     return png(next(_UNSEEN))
@@ -57,6 +65,14 @@ def array(tensor: common_pb2.Tensor) -> np.ndarray:
     assert tensor.dtype == common_pb2.DATA_TYPE_FLOAT32
     assert len(tensor.data) == 4 * int(np.prod(tensor.shape))
     return np.frombuffer(tensor.data, "<f4").reshape(tensor.shape)
+
+
+def tensor(values: Any) -> common_pb2.Tensor:
+    """A float32 Tensor of the contract."""
+    array = np.asarray(values, "<f4")
+    return common_pb2.Tensor(
+        dtype=common_pb2.DATA_TYPE_FLOAT32, shape=array.shape, data=array.tobytes()
+    )
 
 
 def decomposition(**fields: Any) -> methods_pb2.PairMethod:

@@ -7,7 +7,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from pairlens.v1 import model_service_pb2
 from tests.conftest import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, MAX_REQUEST_BYTES
-from tests.contract.support import png
+from tests.contract.support import image, png
 from tests.server_process import LABELS, MODELS
 
 SERVICES = ("pairlens.v1.ExplanationService", "pairlens.v1.ModelService")
@@ -74,15 +74,25 @@ def test_fingerprints_differ(server):
     assert len(set(prints)) == len(prints)
 
 
+LIKE = {"similarity": {"images": [image(png(2))]}}
+
+
 def test_every_listed_default_runs_and_comes_back(server):
     for info in server.list_models():
+        if info.name == "tiny-fine":
+            continue  # 900 cells make the slow methods slow
         for method in info.methods:
             which = method.WhichOneof("defaults")
-            assert bool(method.refusal) == (which is None)
+            region = method.name == "correspondence"  # has no default
+            assert (bool(method.refusal) or region) == (which is None)
             if which == "explanation":
-                answer = server.explain(info.name, method=method.explanation)
+                by_class = method.takes_class and info.classes
+                target = LIKE if method.takes_similarity and not by_class else None
+                answer = server.explain(info.name, method=method.explanation, target=target)
                 assert answer.method == method.explanation
-                assert answer.HasField("target") == method.takes_target
+                assert answer.HasField("target") == (method.takes_class or method.takes_similarity)
+                assert answer.target.HasField("class_index") == bool(by_class)
+                assert len(answer.target.similarities) == (target is not None)
             elif which == "pair":
                 answer = server.pair(info.name, png(1), png(2), method=method.pair)
                 assert answer.method == method.pair
@@ -95,9 +105,10 @@ def test_what_runs_when_nothing_is_named(server):
     for info in server.list_models():
         if info.HasField("default_explanation_method"):
             assert server.explain(info.name).method == info.default_explanation_method
-        if info.HasField("default_pair_method"):
-            answer = server.pair(info.name, png(1), png(2))
-            assert answer.method == info.default_pair_method
+        answer = server.explain(info.name, target=LIKE)
+        assert answer.method == info.default_similarity_method
+        answer = server.pair(info.name, png(1), png(2))
+        assert answer.method == info.default_pair_method
 
 
 def test_limits_are_those_of_the_flags(server):
@@ -108,5 +119,6 @@ def test_limits_are_those_of_the_flags(server):
         max_candidates=64,
         max_rendered_pixels=32_000_000,
         max_match_values=32_000_000,
+        max_target_embeddings=100_000,
         image_formats=["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"],
     )

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from pairlens import (
+    Box,
     Client,
     ImageTooLargeError,
     ImageUndecodableError,
@@ -21,6 +22,7 @@ from pairlens import (
     PairMatch,
     Rendering,
     RequestTooLargeError,
+    SimilarTo,
 )
 from pairlens.cli import main
 from tests.conftest import MAX_IMAGE_BYTES, MAX_REQUEST_BYTES
@@ -68,7 +70,7 @@ def test_explain_takes_paths_bytes_pictures_and_arrays_alike(client, pictures):
 def test_parameters_arrive_and_are_echoed(client, method, parameters):
     result = client.explain(png(1), model="tiny-vit-cls", method=method, **parameters)
     assert result.method.name == method
-    assert result.method.parameters == parameters
+    assert result.method.parameters.items() >= parameters.items()
     default = client.explain(png(1), model="tiny-vit-cls", method=method)
     assert not np.allclose(result.heatmap, default.heatmap)
 
@@ -78,6 +80,67 @@ def test_targets(client):
     by_label = client.explain(png(1), model="tiny-resnet", method="grad_cam", target="dog")
     assert by_index.target == by_label.target
     np.testing.assert_array_equal(by_index.heatmap, by_label.heatmap)
+
+
+def test_a_target_of_pictures_and_of_their_embeddings(client, pictures):
+    by_pictures = client.explain(pictures[0], model="tiny-vit", target=SimilarTo(pictures[1:]))
+    assert len(by_pictures.target.similarities) == 2
+    axes = [
+        client.explain(path, model="tiny-vit", target=SimilarTo(embeddings=np.eye(6)))
+        for path in pictures[1:]
+    ]
+    embeddings = np.array([answer.target.similarities for answer in axes])
+    by_embeddings = client.explain(
+        pictures[0], model="tiny-vit", target=SimilarTo(embeddings=embeddings)
+    )
+    np.testing.assert_allclose(by_embeddings.heatmap, by_pictures.heatmap, atol=1e-6)
+    assert by_embeddings.target.similarities == pytest.approx(by_pictures.target.similarities)
+
+
+def test_class_similarity_is_the_sum_of_the_pairs(client, pictures):
+    summed = client.class_similarity(pictures[0], pictures[1:], model="tiny-vit")
+    pairs = client.pair_similarity(
+        pictures[0], pictures[1:], model="tiny-vit", method="pooled_decomposition"
+    )
+    total = np.sum([match.query.heatmap for match in pairs.matches], axis=0)
+    np.testing.assert_allclose(summed.heatmap, total, atol=1e-5)
+
+
+def test_what_matches_a_region(client, pictures):
+    results = client.pair_similarity(
+        pictures[0],
+        pictures[1:],
+        model="tiny-vit",
+        method="correspondence",
+        query_region=Box(0, 0, 28, 20),
+    )
+    for match in results.matches:
+        outside = match.query.heatmap.copy()
+        outside[:2, :3] = 0
+        assert not outside.any()
+        assert match.query.heatmap.sum() == pytest.approx(match.candidate.heatmap.sum(), abs=1e-5)
+
+
+def test_further_maps_masks_and_numbers(client):
+    heads = client.explain(png(1), model="tiny-vit-cls", method="raw_attention", each="head")
+    assert [panel.head for panel in heads.panels] == [0, 1]
+    mean = np.mean([panel.heatmap for panel in heads.panels], axis=0)
+    np.testing.assert_allclose(mean, heads.heatmap, atol=1e-6)
+    masked = client.explain(png(1), model="tiny-vit-cls", method="attention_mask", ratio=0.5)
+    assert masked.mask.sum() == 12
+    units = client.explain(png(1), model="tiny-vit", method="hidden_unit", strongest=2)
+    assert [unit.unit for unit in units.units] == [panel.unit for panel in units.panels]
+    semantic = client.explain(png(1), model="tiny-vit-cls", method="semantic_attention")
+    assert len(semantic.interrelations) == 6
+    assert semantic.keypoints.shape == (4, 6)
+
+
+def test_the_servers_mask_is_the_clients(client):
+    asked = {"model": "tiny-vit-cls", "method": "attention_mask"}
+    drawn = client.explain(noise(3, 90, 140), **asked, render=Rendering(max_side=100))
+    plain = client.explain(noise(3, 90, 140), **asked)
+    servers = Image.open(io.BytesIO(drawn.rendered.overlay_png))
+    np.testing.assert_array_equal(np.asarray(servers), np.asarray(plain.overlay(max_side=100)))
 
 
 def test_pairs_add_up_and_a_bad_candidate_fails_alone(client, pictures):
@@ -141,9 +204,30 @@ def test_a_map_goes_back_to_the_pixels_that_the_model_saw(client):
             "method",
         ),
         (
-            lambda c: c.pair_similarity(png(1), png(2), model="tiny-vit-cls"),
+            lambda c: c.pair_similarity(
+                png(1), png(2), model="tiny-vit-cls", method="pooled_decomposition"
+            ),
             MethodUnsupportedError,
             "method",
+        ),
+        (
+            lambda c: c.explain(
+                png(1), model="tiny-headless", method="grad_cam", target=SimilarTo(b"x")
+            ),
+            ImageUndecodableError,
+            "target.similarity.images[0]",
+        ),
+        (
+            lambda c: c.explain(png(1), model="tiny-headless", method="grad_cam", target=0),
+            InvalidParameterError,
+            "target",
+        ),
+        (
+            lambda c: c.explain(
+                png(1), model="tiny-vit", target=SimilarTo(embeddings=np.ones((2, 5)))
+            ),
+            InvalidParameterError,
+            "target.similarity.embeddings",
         ),
         (
             lambda c: c.pair_similarity(png(1), [png(2)] * 65, model="tiny-vit"),

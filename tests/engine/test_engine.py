@@ -1,5 +1,4 @@
 import asyncio
-import dataclasses
 import threading
 
 import pytest
@@ -12,65 +11,21 @@ from pairlens_server.errors import (
     NotReadyError,
     QueueFullError,
 )
-from pairlens_server.recording.activations import Embedding, Logits
-from tests.support import pixels, vit
-
-
-class Gate(torch.nn.Module):
-    """A network that counts its passes and waits to be let through."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-        self.batches = []
-        self.threads = set()
-        self.open = threading.Event()
-        self.open.set()
-        self.entered = threading.Event()
-        self.error = None
-
-    def __getattr__(self, name):
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.network, name)
-
-    def forward_features(self, batch):
-        self.batches.append(len(batch))
-        self.threads.add(threading.get_ident())
-        self.entered.set()
-        assert self.open.wait(20)
-        if self.error is not None:
-            raise self.error
-        return self.network.forward_features(batch)
-
-
-@pytest.fixture
-def gated():
-    model = vit()
-    gate = Gate(model.network)
-    return dataclasses.replace(model, network=gate), gate
-
-
-async def started(model, **settings):
-    engine = Engine(EngineSettings(**settings))
-    await engine.start(lambda: [model])
-    return engine
-
-
-async def until(event: threading.Event):
-    assert await asyncio.get_running_loop().run_in_executor(None, event.wait, 20)
+from pairlens_server.recording.primitives import Embedding, Logits
+from tests.engine.conftest import started, until
+from tests.support import pixels, resnet, vit
 
 
 async def test_requests_that_arrive_together_share_one_pass(gated):
     model, gate = gated
     engine = await started(model, max_batch=8)
+    gate.reset()
     images = pixels(model, 5)
     recordings = await asyncio.gather(*(engine.record(model, p, (Embedding(),)) for p in images))
     assert gate.batches == [5]
     assert {r.batch_size for r in recordings} == {5}
     with torch.no_grad():
-        network = model.network.network
+        network = model.network
         expected = model.projection(
             network.forward_head(network.forward_features(images), pre_logits=True)
         )
@@ -82,6 +37,7 @@ async def test_requests_that_arrive_together_share_one_pass(gated):
 async def test_batches_stay_within_their_bound_and_on_one_thread(gated):
     model, gate = gated
     engine = await started(model, max_batch=3)
+    gate.reset()
     await asyncio.gather(*(engine.record(model, p, (Logits(),)) for p in pixels(model, 8)))
     assert sorted(gate.batches) == [2, 3, 3]
     assert len(gate.threads) == 1
@@ -92,6 +48,7 @@ async def test_batches_stay_within_their_bound_and_on_one_thread(gated):
 async def test_a_cancelled_request_leaves_the_queue_and_its_mates_are_served(gated):
     model, gate = gated
     engine = await started(model, max_batch=8)
+    gate.reset()
     gate.open.clear()
     first = asyncio.ensure_future(engine.record(model, pixels(model)[0], (Logits(),)))
     await until(gate.entered)
@@ -111,6 +68,7 @@ async def test_a_cancelled_request_leaves_the_queue_and_its_mates_are_served(gat
 async def test_cancelling_a_request_that_is_running_harms_nobody(gated):
     model, gate = gated
     engine = await started(model, max_batch=8)
+    gate.reset()
     gate.open.clear()
     both = [asyncio.ensure_future(engine.record(model, p, (Logits(),))) for p in pixels(model)]
     await until(gate.entered)
@@ -125,6 +83,7 @@ async def test_cancelling_a_request_that_is_running_harms_nobody(gated):
 async def test_a_full_queue_refuses_and_serves_on(gated):
     model, gate = gated
     engine = await started(model, max_batch=1, max_queued=2)
+    gate.reset()
     gate.open.clear()
     running = asyncio.ensure_future(engine.record(model, pixels(model)[0], (Logits(),)))
     await until(gate.entered)
@@ -141,6 +100,7 @@ async def test_a_full_queue_refuses_and_serves_on(gated):
 async def test_an_expired_request_never_reaches_the_device(gated):
     model, gate = gated
     engine = await started(model)
+    gate.reset()
     past = asyncio.get_running_loop().time() - 1
     with pytest.raises(DeadlineUnreachableError):
         await engine.record(model, pixels(model)[0], (Logits(),), deadline_s=past)
@@ -151,6 +111,7 @@ async def test_an_expired_request_never_reaches_the_device(gated):
 async def test_stop_finishes_the_batch_at_hand_and_refuses_the_rest(gated):
     model, gate = gated
     engine = await started(model, max_batch=1)
+    gate.reset()
     gate.open.clear()
     running = asyncio.ensure_future(engine.record(model, pixels(model)[0], (Logits(),)))
     await until(gate.entered)
@@ -177,7 +138,7 @@ async def test_nothing_is_served_before_the_models_are_loaded():
 
 
 async def test_warm_up_runs_every_method_of_every_model():
-    models = [vit(), vit(pooling="token", classes=0)]
+    models = [vit(), vit(pooling="token", classes=0), resnet()]
     engine = Engine(EngineSettings())
     await engine.start(lambda: models)
     await engine.warm_up()
@@ -189,6 +150,7 @@ async def test_warm_up_runs_every_method_of_every_model():
 async def test_a_broken_device_answers_everyone_and_ends_the_engine(gated):
     model, gate = gated
     engine = await started(model, max_batch=1)
+    gate.reset()
     gate.error = RuntimeError("CUDA error: device-side assert triggered")
     calls = [engine.record(model, p, (Logits(),)) for p in pixels(model, 3)]
     outcomes = await asyncio.gather(*calls, return_exceptions=True)

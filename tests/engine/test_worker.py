@@ -1,15 +1,31 @@
-import dataclasses
 import weakref
 
 import pytest
 import torch
 
-from pairlens_server.engine.worker import DeviceWorker
+from pairlens_server.engine.entry import Chunk
+from pairlens_server.engine.worker import DeviceWorker, _within
 from pairlens_server.errors import OutOfMemoryError
 from pairlens_server.methods.rollout import RolloutRow
 from pairlens_server.methods.similarity import PooledDecomposition
-from pairlens_server.recording.activations import Embedding, Logits, ReadoutAttention
+from pairlens_server.recording.attention import HeadFusion
+from pairlens_server.recording.baselines import Baseline, Fill
+from pairlens_server.recording.primitives import (
+    AttentionMatrix,
+    Embedding,
+    GradientWeightedAttention,
+    Logits,
+    ReadoutAttention,
+    TransformerAttributionRow,
+)
+from pairlens_server.recording.probes import OcclusionScores
+from pairlens_server.recording.recorder import Recorder
+from pairlens_server.recording.targets import ClassLogit
 from tests.support import pixels, vit
+
+
+def rollout_row(start, end, first_block_left):
+    return RolloutRow(start, end, first_block_left, HeadFusion.MEAN, 0.0)
 
 
 def test_a_mixed_batch_gives_each_picture_what_it_would_get_alone():
@@ -17,12 +33,13 @@ def test_a_mixed_batch_gives_each_picture_what_it_would_get_alone():
     worker = DeviceWorker([model])
     pair = PooledDecomposition().resolve(worker.facts(model))
     wishes = [
-        (RolloutRow(0, 2, False), Logits()),
-        (RolloutRow(1, 2, True), ReadoutAttention(0)),
-        pair.needs(),
-        (RolloutRow(0, 2, False), *pair.needs()),
+        (rollout_row(0, 2, False), Logits()),
+        (rollout_row(1, 2, True), ReadoutAttention(0)),
+        pair.pair_needs(),
+        (rollout_row(0, 2, False), *pair.pair_needs()),
+        (GradientWeightedAttention(1, ClassLogit(2)), Logits()),
     ]
-    jobs = list(zip(pixels(model, 4), wishes, strict=True))
+    jobs = list(zip(pixels(model, 5), wishes, strict=True))
     together = worker.run(model, jobs)
     for job, result in zip(jobs, together, strict=True):
         (alone,) = worker.run(model, [job])
@@ -39,34 +56,26 @@ def test_results_own_their_memory():
         assert value.untyped_storage().nbytes() == value.nbytes
 
 
-class Failing(torch.nn.Module):
-    """A network that fails on any batch that holds a picture marked by its first pixel."""
-
-    def __init__(self, network, error):
-        super().__init__()
-        self.network = network
-        self.error = error
-
-    def __getattr__(self, name):
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.network, name)
-
-    def forward_features(self, batch):
-        if (batch[:, 0, 0, 0] == 99).any():
-            raise self.error
-        return self.network.forward_features(batch)
+def before_each_pass(model, look):
+    """Call a function with the batch of every pass, as soon as the worker is made."""
+    worker = DeviceWorker([model])
+    model.network.patch_embed.register_forward_pre_hook(lambda _module, inputs: look(*inputs))
+    return worker
 
 
 def failing_batch(error, marked):
+    """Results of five pictures of which the marked ones fail, and of the same without fail."""
     model = vit()
-    broken = dataclasses.replace(model, network=Failing(model.network, error))
     images = pixels(model, 5)
     images[marked, 0, 0, 0] = 99
-    results = DeviceWorker([broken]).run(broken, [(p, (Embedding(),)) for p in images])
-    expected = DeviceWorker([model]).run(model, [(p, (Embedding(),)) for p in images])
-    return results, expected
+    jobs = [(p, (Embedding(),)) for p in images]
+    expected = DeviceWorker([model]).run(model, jobs)
+
+    def look(batch):
+        if (batch[:, 0, 0, 0] == 99).any():
+            raise error
+
+    return before_each_pass(model, look).run(model, jobs), expected
 
 
 def test_a_failing_picture_fails_alone():
@@ -88,15 +97,13 @@ def test_a_batch_too_large_for_the_device_runs_in_smaller_ones():
     model = vit()
     sizes = []
 
-    class Small(Failing):
-        def forward_features(self, batch):
-            sizes.append(len(batch))
-            if len(batch) > 2:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return self.network.forward_features(batch)
+    def look(batch):
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
 
-    small = dataclasses.replace(model, network=Small(model.network, None))
-    results = DeviceWorker([small]).run(small, [(p, (Logits(),)) for p in pixels(model, 5)])
+    worker = before_each_pass(model, look)
+    results = worker.run(model, [(p, (Logits(),)) for p in pixels(model, 5)])
     assert all(isinstance(r, dict) for r in results)
     assert sizes[0] == 5
     assert sorted(s for s in sizes if s <= 2) == [1, 2, 2]
@@ -106,16 +113,14 @@ def test_the_failed_batch_is_let_go_before_smaller_ones_run():
     model = vit()
     held = []
 
-    class Small(Failing):
-        def forward_features(self, batch):
-            if len(batch) > 1:
-                held.append(weakref.ref(batch))
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            assert all(reference() is None for reference in held), "larger batches are still held"
-            return self.network.forward_features(batch)
+    def look(batch):
+        if len(batch) > 1:
+            held.append(weakref.ref(batch))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        assert all(reference() is None for reference in held), "larger batches are still held"
 
-    small = dataclasses.replace(model, network=Small(model.network, None))
-    results = DeviceWorker([small]).run(small, [(p, (Logits(),)) for p in pixels(model, 4)])
+    worker = before_each_pass(model, look)
+    results = worker.run(model, [(p, (Logits(),)) for p in pixels(model, 4)])
     assert [type(r) for r in results] == [dict] * 4
     assert len(held) == 3
 
@@ -123,3 +128,104 @@ def test_the_failed_batch_is_let_go_before_smaller_ones_run():
 def test_a_broken_device_is_not_taken_for_a_bad_picture():
     with pytest.raises(RuntimeError, match="device-side assert"):
         failing_batch(RuntimeError("CUDA error: device-side assert triggered"), [1])
+
+
+def occlusion(model):
+    return OcclusionScores(ClassLogit(1), model.layout, 1, Baseline(Fill.MEAN, (0.0, 0.0, 0.0), 0))
+
+
+def test_a_chunk_gives_the_numbers_of_its_copies():
+    model = vit()
+    probe, picture = occlusion(model), pixels(model, 1)[0]
+    whole = probe.run(Recorder(model), picture, 0, probe.steps)
+    (part,) = DeviceWorker([model]).run_chunk(model, picture, Chunk(probe, 3, 9))
+    torch.testing.assert_close(part, whole[3:9], atol=1e-5, rtol=1e-5)
+
+
+def test_a_chunk_too_large_for_the_device_runs_in_halves():
+    model = vit()
+    probe, picture = occlusion(model), pixels(model, 1)[0]
+    whole = probe.run(Recorder(model), picture, 0, probe.steps)
+    sizes, held = [], []
+
+    def look(batch):
+        sizes.append(len(batch))
+        assert all(reference() is None for reference in held), "larger chunks are still held"
+        if len(batch) > 3:
+            held.append(weakref.ref(batch))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    parts = before_each_pass(model, look).run_chunk(model, picture, Chunk(probe, 0, 10))
+    assert sizes == [10, 5, 2, 3, 5, 2, 3]
+    assert [len(part) for part in parts] == [2, 3, 2, 3]
+    torch.testing.assert_close(probe.combine(parts), whole[:10], atol=1e-5, rtol=1e-5)
+
+
+def test_a_copy_that_does_not_fit_alone_is_out_of_memory():
+    model = vit()
+
+    def look(_batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    worker = before_each_pass(model, look)
+    outcome = worker.run_chunk(model, pixels(model, 1)[0], Chunk(occlusion(model), 0, 4))
+    assert isinstance(outcome, OutOfMemoryError)
+    assert outcome.retry_after_s
+
+
+def test_a_chunk_that_fails_otherwise_is_not_run_again():
+    model = vit()
+    sizes, error = [], ValueError("this probe")
+
+    def look(batch):
+        sizes.append(len(batch))
+        raise error
+
+    worker = before_each_pass(model, look)
+    outcome = worker.run_chunk(model, pixels(model, 1)[0], Chunk(occlusion(model), 0, 4))
+    assert outcome is error
+    assert sizes == [4]
+
+
+def test_a_device_that_breaks_in_a_chunk_is_told_as_such():
+    model = vit()
+
+    def look(_batch):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    worker = before_each_pass(model, look)
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        worker.run_chunk(model, pixels(model, 1)[0], Chunk(occlusion(model), 0, 4))
+
+
+@pytest.mark.parametrize(
+    ("needed", "runs"),
+    [
+        ([], [(0, 0)]),
+        ([0, 0, 0], [(0, 3)]),
+        ([4, 4, 4], [(0, 2), (2, 3)]),
+        ([4, 0, 4, 1], [(0, 3), (3, 4)]),
+        ([20, 1, 20], [(0, 1), (1, 2), (2, 3)]),
+    ],
+)
+def test_batches_are_cut_by_what_they_hold(needed, runs):
+    assert _within(needed, 8) == runs
+
+
+def test_heavy_pictures_run_in_parts_with_equal_results(monkeypatch):
+    model = vit()
+    worker = DeviceWorker([model])
+    wish = (AttentionMatrix(0), TransformerAttributionRow(0, ClassLogit(1), False), Logits())
+    jobs = [(picture, wish) for picture in pixels(model, 5)]
+    together = worker.run(model, jobs)
+    heavy = sum(activation.scratch_bytes(worker.facts(model)) for activation in wish)
+    batches = []
+    model.network.patch_embed.register_forward_pre_hook(
+        lambda _module, inputs: batches.append(len(inputs[0]))
+    )
+    monkeypatch.setattr("pairlens_server.engine.worker.SCRATCH_BYTES", 2 * heavy)
+    in_parts = worker.run(model, jobs)
+    assert max(batches) == 2
+    for one, other in zip(together, in_parts, strict=True):
+        for activation in wish:
+            torch.testing.assert_close(one[activation], other[activation], atol=1e-5, rtol=1e-4)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from pairlens_server.errors import MethodUnsupportedError
-from pairlens_server.methods.base import Profile
+from pairlens_server.errors import InvalidParameterError, MethodUnsupportedError
+from pairlens_server.methods.parameters import Profile
 from pairlens_server.methods.similarity import (
     BiasMode,
     FoldedParts,
@@ -14,18 +14,28 @@ from pairlens_server.methods.similarity import (
     redistribute,
 )
 from pairlens_server.recording import parts
-from pairlens_server.recording.activations import Embedding, MeanAttention, PooledParts
-from tests.support import facts
+from pairlens_server.recording.activations import evaluate, primitives
+from pairlens_server.recording.attention import HeadFusion
+from pairlens_server.recording.facts import Refusals
+from pairlens_server.recording.primitives import (
+    AttentionMatrix,
+    Embedding,
+    FusedAttention,
+    PooledParts,
+)
+from pairlens_server.recording.targets import Similarity
+from tests.support import facts, pixels, recorded, zoo_model, zoo_recorder
 
+NO_ATTENTION = Refusals(matrix="a ResNet has no attention")
 NONE, ROLLOUT = Redistribution.NONE, Redistribution.ROLLOUT
 
 
 def side(method, model, tokens, attentions=(), embedding=None):
     """Activations of one picture from its parts [1, T, C], as the engine would derive them."""
-    recorded = {PooledParts(): tokens} | {MeanAttention(b): a for b, a in enumerate(attentions)}
+    recorded = {PooledParts(): tokens} | {FusedAttention(b): a for b, a in enumerate(attentions)}
     values = {
         activation: activation.derive(recorded, model)[0]
-        for activation in method.needs()
+        for activation in method.pair_needs()
         if isinstance(activation, FoldedParts)
     }
     total = tokens.sum(dim=1)[0] + model.embedding_constant
@@ -123,7 +133,7 @@ def test_unredistributed_example_of_both_sides():
 
 def test_max_pooling_example():
     # methods.md A3: α=(3,0),(1,2),(0,2), β^j=(2,1) give (.7442,.1240,.1240), s=.9923.
-    model = facts(1, 3, blocks=0, attention_refusal="a ResNet has no attention")
+    model = facts(1, 3, blocks=0, refusals=NO_ATTENTION)
     method = PooledDecomposition().resolve(model)
     split = parts.max_parts(torch.tensor([[[3.0, 0], [1, 2], [0, 2]]]))
     query = side(method, model, split)
@@ -189,11 +199,11 @@ def test_profiles_agree_without_rollout_and_share_activations():
         )
         for p in Profile
     ]
-    assert len({m.needs() for m in methods}) == 1
+    assert len({m.pair_needs() for m in methods}) == 1
 
 
 def test_defaults_depend_on_profile_and_family():
-    vit, cnn = facts(2, 2), facts(2, 2, attention_refusal="a ResNet has no attention")
+    vit, cnn = facts(2, 2), facts(2, 2, refusals=NO_ATTENTION)
     assert PooledDecomposition().resolve(vit).redistribution is ROLLOUT
     assert PooledDecomposition().resolve(cnn).redistribution is NONE
     assert PooledDecomposition().resolve(vit).bias_mode is BiasMode.SEPARATE
@@ -202,7 +212,7 @@ def test_defaults_depend_on_profile_and_family():
 
 
 def test_rollout_without_attention_is_refused():
-    cnn = facts(2, 2, attention_refusal="a ResNet has no attention")
+    cnn = facts(2, 2, refusals=NO_ATTENTION)
     with pytest.raises(MethodUnsupportedError, match="ResNet has no attention"):
         PooledDecomposition(redistribution=ROLLOUT).resolve(cnn)
 
@@ -213,3 +223,53 @@ def test_a_zero_embedding_gives_no_number():
     one = side(method, model, torch.tensor([[[1.0, 0], [0, 1]]]))
     zero = side(method, model, torch.zeros(1, 2, 2))
     assert torch.isnan(method.maps(one, batched(zero), model).similarity).all()
+
+
+@pytest.mark.parametrize("redistribution", list(Redistribution))
+def test_a_map_of_a_gallery_is_the_sum_of_its_pairs(redistribution):
+    # Black et al. 2022, section 4.2; methods.md A4.
+    model = facts(2, 3, prefix=1, constant=torch.tensor([0.3, -0.2, 0.5, 0.1]))
+    method = PooledDecomposition(redistribution=redistribution).resolve(model)
+    query, *others = (side(method, model, *made) for made in random_pair(model))
+    gallery = torch.stack([o[Embedding()] for o in others])
+    found = method.explain(query, model, Similarity.to(gallery))
+    pairs = method.maps(query, batched(*others), model)
+    torch.testing.assert_close(found.heatmap, pairs.query_maps.sum(0))
+    assert found.bias_share == pytest.approx(float(pairs.query_bias.sum()), abs=1e-6)
+    assert found.prefix_share == pytest.approx(float(pairs.query_prefix.sum()), abs=1e-6)
+    total = float(found.heatmap.sum()) + found.bias_share + found.prefix_share
+    assert total == pytest.approx(float(pairs.similarity.sum()), abs=1e-5)
+
+
+def test_a_match_matrix_is_of_a_pair():
+    model = facts(1, 2)
+    method = PooledDecomposition(match_matrix=True).resolve(model)
+    assert len(method.pair_needs()) == 3
+    PooledDecomposition().resolve(model).check_alone()
+    with pytest.raises(InvalidParameterError, match="PairSimilarity") as caught:
+        method.check_alone()
+    assert caught.value.field == "method.pooled_decomposition.match_matrix"
+
+
+def test_refusal_is_the_models_own():
+    refused = facts(1, 2, refusals=Refusals(parts="class token"))
+    assert PooledDecomposition.refusal(refused) == "class token"
+
+
+@pytest.mark.parametrize("fusion", HeadFusion)
+def test_rollout_takes_heads_as_they_are_fused(fusion):
+    recorder, images = zoo_recorder("vit-avg"), pixels(zoo_model("vit-avg"), 1)
+    model = recorder.facts
+    method = PooledDecomposition(fusion=fusion).resolve(model)
+    matrices = [AttentionMatrix(block) for block in range(model.blocks)]
+    found = recorded(recorder, images, *primitives([method.folded], model), *matrices)
+    fuse = {"mean": torch.mean, "max": torch.amax, "min": torch.amin}[fusion.value]
+    fused = [fuse(found[matrix], dim=1) for matrix in matrices]
+    expected = redistribute(found[PooledParts()], fused, Profile.STRICT)
+    folded = evaluate(method.folded, found, model)
+    torch.testing.assert_close(
+        folded[:, :-1], expected[:, model.layout.prefix :], atol=1e-6, rtol=1e-5
+    )
+    # Without rollout nothing is fused, and all share one entry of the cache.
+    unrolled = dataclasses.replace(method, redistribution=NONE)
+    assert unrolled.folded.fusion is HeadFusion.MEAN

@@ -10,8 +10,9 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from pairlens_server.errors import ConfigurationError
-from pairlens_server.models.architectures import token_layout, try_out
+from pairlens_server.models.architectures import try_out
 from pairlens_server.models.config import ModelConfig
+from pairlens_server.models.grids import token_layout
 from pairlens_server.models.loaded import Family, TokenLayout
 from pairlens_server.models.preprocessing import Interpolation, Preprocessing, ResizeMode
 
@@ -57,7 +58,8 @@ def test_facts_of_each_family(
             {"pooling": "avg", "options": {"class_token": False}},
             TokenLayout(4, 4, 0, tuple(range(16))),
         ),
-        ({"pooling": "map"}, TokenLayout(4, 4, 1, tuple(range(1, 17)))),
+        ({"pooling": "map"}, TokenLayout(4, 4, 1, ())),
+        ({"pooling": "prr"}, TokenLayout(4, 4, 1, ())),
         ({"preprocessing": {"size": [16, 64]}}, TokenLayout(2, 8, 1, (0,))),
     ],
 )
@@ -123,7 +125,7 @@ def test_preprocessing_defaults_are_of_the_tag() -> None:
         ("resnet5O", "no architecture 'resnet5O'; near: resnet5"),
         ("vit_small_patch16_224.dinosaur", "known: vit_small_patch16_224."),
         ("mobilenetv3_small_050", "MobileNetV3 is of no family"),
-        ("swin_tiny_patch4_window7_224", "SwinTransformer is of no family"),
+        ("swinv2_cr_tiny_224", "SwinTransformerV2Cr is of no family"),
         ("vit_base_patch16_224", "cannot build vit_base_patch16_224"),
     ],
 )
@@ -142,8 +144,10 @@ def test_architectures_refused(architecture: str, expected: str) -> None:
 
 def test_pooling_refused_by_the_architecture() -> None:
     entry = config("vit", random_weights=True, seed=0, pooling="catavgmax")
-    assert "cannot build vit_tiny_patch16_224" in refusal(entry)
-    assert "cannot build" in refusal(config("deit", random_weights=True, seed=0, pooling="avg"))
+    assert "field pooling: timm cannot build vit_tiny_patch16_224" in refusal(entry)
+    assert "field pooling: timm cannot build" in refusal(
+        config("deit", random_weights=True, seed=0, pooling="avg")
+    )
 
 
 def test_an_input_that_is_no_multiple_of_the_patch_leaves_a_border_unseen():

@@ -12,15 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import Tensor, nn
 
 from pairlens_server.models.checkpoints import read_checkpoint
-from pairlens_server.models.layouts import SEPARATE_HEADS, fit_positions, linear_layer, remap
+from pairlens_server.models.families import forward_features, forward_head
+from pairlens_server.models.layouts import (
+    SEPARATE_HEADS,
+    fit_positions,
+    linear_layer,
+    remap,
+    without_derived,
+)
 from pairlens_server.models.loading import load_model
 
+from . import of_zoo
 from .conftest import config, pictures, randomise, source
+from .of_zoo import ZOO, from_state
 
 Write = Callable[[str, Any], Path]
 State = dict[str, Tensor]
@@ -230,3 +240,26 @@ def test_positions_of_another_grid(options: dict[str, Any]) -> None:
     grid = positions[0, prefix:].view(8, 12, 32)
     torch.testing.assert_close(grid, grid[:, :1].expand_as(grid), atol=1e-5, rtol=0)
     torch.testing.assert_close(grid[4, 0] - grid[3, 0], torch.full((32,), 0.5), atol=0.1, rtol=0)
+
+
+def test_tables_that_the_network_makes_are_not_loaded(tmp_path: Path) -> None:
+    swin, images = ZOO["swin"].network(), of_zoo.pictures(ZOO["swin"])
+    tables = {k: v for k, v in swin.named_buffers() if k not in swin.state_dict()}
+    assert {name.rpartition(".")[2] for name in tables} == {"relative_position_index", "attn_mask"}
+    model = from_state(tmp_path, "swin", swin.state_dict() | tables)
+    with torch.no_grad():
+        features = forward_features(model.network, images)
+        torch.testing.assert_close(forward_head(model.network, features), swin(images))
+    dinov3 = ZOO["dinov3"].network()
+    tables = {k: v for k, v in dinov3.named_buffers() if k not in dinov3.state_dict()}
+    assert tables
+    assert all(name.startswith("rope.") for name in tables)
+    from_state(tmp_path, "dinov3", dinov3.state_dict() | tables)
+
+
+def test_a_learned_rotation_is_kept() -> None:
+    options = {**ZOO["eva"].options, "use_rot_pos_emb": True, "rope_type": "mixed"}
+    network = timm.create_model("eva02_tiny_patch14_224", img_size=32, **options)
+    state = network.state_dict() | {"rope.t_x": torch.zeros(16)}
+    assert "rope.freqs" in state
+    assert without_derived(state, network).keys() == network.state_dict().keys()

@@ -1,5 +1,6 @@
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pairlens.rendering import ColorMap, ColorScale, Interpolation
@@ -7,12 +8,17 @@ from pairlens.v1 import common_pb2, explanation_service_pb2, methods_pb2
 from pairlens_server.errors import InvalidParameterError
 from pairlens_server.images.render import RenderOptions
 from pairlens_server.methods.attention import RawAttention
-from pairlens_server.methods.base import Profile
 from pairlens_server.methods.cam import GradCam
+from pairlens_server.methods.parameters import Profile
 from pairlens_server.methods.rollout import Rollout
 from pairlens_server.methods.similarity import BiasMode, PooledDecomposition, Redistribution
 from pairlens_server.rpc.convert_requests import explain_command, pair_command
-from pairlens_server.service.commands import ClassTarget, ExplainCommand, PairCommand
+from pairlens_server.service.commands import (
+    ClassTarget,
+    ExplainCommand,
+    PairCommand,
+    SimilarityTarget,
+)
 
 UNKNOWN = 99
 IMAGE = common_pb2.Image(inline=b"file")
@@ -82,6 +88,73 @@ def test_methods_of_pair_similarity():
 )
 def test_targets(target, expected):
     assert explain(target=target).target == expected
+
+
+def tensor(values: np.ndarray, **changes: Any) -> common_pb2.Tensor:
+    fields = {
+        "dtype": common_pb2.DATA_TYPE_FLOAT32,
+        "shape": values.shape,
+        "data": values.astype("<f4").tobytes(),
+    }
+    return common_pb2.Tensor(**{**fields, **changes})
+
+
+VECTORS = np.arange(1, 7, dtype=np.float32).reshape(2, 3)
+FILES = [IMAGE, common_pb2.Image(inline=b"other")]
+
+
+@pytest.mark.parametrize(
+    ("similarity", "files", "vectors"),
+    [
+        ({"images": FILES}, (b"file", b"other"), None),
+        ({"embeddings": tensor(VECTORS)}, (), VECTORS),
+        ({"images": FILES[:1], "embeddings": tensor(VECTORS[:1])}, (b"file",), VECTORS[:1]),
+        # How many and how long they may be, the model and the limits say.
+        ({"embeddings": tensor(np.zeros((1, 1), np.float32))}, (), np.zeros((1, 1), np.float32)),
+    ],
+)
+def test_similarity_targets(similarity, files, vectors):
+    target = explain(target={"similarity": similarity}).target
+    assert isinstance(target, SimilarityTarget)
+    assert target.images == files
+    if vectors is None:
+        assert target.embeddings is None
+    else:
+        np.testing.assert_array_equal(target.embeddings, vectors)
+        assert target.embeddings.dtype == np.float32
+        assert target.embeddings.flags.writeable  # torch shares its memory
+
+
+FLAWED = VECTORS.copy()
+FLAWED[1, 2] = np.nan
+ENDLESS = VECTORS.copy()
+ENDLESS[0, 0] = np.inf
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "words"),
+    [
+        (tensor(FLAWED), "not finite"),
+        (tensor(ENDLESS), "not finite"),
+        (tensor(-ENDLESS), "not finite"),
+        (common_pb2.Tensor(), "float32 tensor of shape"),
+        (tensor(VECTORS, dtype=common_pb2.DATA_TYPE_FLOAT16), "float32 tensor of shape"),
+        (tensor(VECTORS, dtype=common_pb2.DATA_TYPE_INT64), "float32 tensor of shape"),
+        (tensor(VECTORS, dtype=77), "float32 tensor of shape"),
+        (tensor(VECTORS, shape=[6]), "float32 tensor of shape"),
+        (tensor(VECTORS, shape=[1, 2, 3]), "float32 tensor of shape"),
+        (tensor(VECTORS, shape=[2, 4]), r"\[2, 4\] has 24 bytes, not 32"),
+        (tensor(VECTORS, data=b"\0" * 23), "has 23 bytes, not 24"),
+        (tensor(VECTORS, shape=[-2, -3]), "at least one row"),
+        (tensor(VECTORS[:0]), "at least one row"),
+        (tensor(VECTORS[:, :0]), "at least one row"),
+        (tensor(VECTORS, shape=[2**62, 2**62]), "has 24 bytes"),
+    ],
+)
+def test_embeddings_that_are_none(embeddings, words):
+    with pytest.raises(InvalidParameterError, match=words) as caught:
+        explain(target={"similarity": {"embeddings": embeddings}})
+    assert caught.value.field == "target.similarity.embeddings"
 
 
 def test_rendering():
@@ -166,6 +239,12 @@ def test_every_choice_of_a_pair_method_is_known(name):
         ),
         (explain, {"target": {}}, "target"),
         (explain, {"target": {"predicted": False}}, "target.predicted"),
+        (explain, {"target": {"similarity": {}}}, "target.similarity"),
+        (
+            explain,
+            {"target": {"similarity": {"images": [IMAGE, common_pb2.Image()]}}},
+            "target.similarity.images[1].inline",
+        ),
         (explain, {"rendering": {"color_map": UNKNOWN}}, "rendering.color_map"),
         (explain, {"rendering": {"color_map": -1}}, "rendering.color_map"),
         (explain, {"rendering": {"scale": UNKNOWN}}, "rendering.scale"),
@@ -183,12 +262,6 @@ def test_refusals_name_the_field(call, fields, path):
         call(**fields)
     assert caught.value.field == path
     assert caught.value.message
-
-
-def test_a_method_of_a_newer_contract_is_not_taken_for_the_default():
-    newer = methods_pb2.ExplanationMethod.FromString(b"\xfa\x01\x00")  # an empty field 31
-    with pytest.raises(InvalidParameterError, match="raw_attention, rollout, grad_cam"):
-        explain(method=newer)
 
 
 def test_a_candidate_without_a_source_stays_to_fail_alone():

@@ -4,27 +4,23 @@ import numpy as np
 import pytest
 
 from pairlens.rendering import Box, GridGeometry
-from pairlens.v1 import common_pb2
+from pairlens.v1 import common_pb2, explanation_service_pb2
 from pairlens_server import __version__
 from pairlens_server.errors import ImageUndecodableError
 from pairlens_server.images.render import Rendered
 from pairlens_server.methods.attention import RawAttention
-from pairlens_server.methods.base import Profile
+from pairlens_server.methods.base import HeadInterrelation, Unit
 from pairlens_server.methods.cam import GradCam
-from pairlens_server.methods.catalogue import EXPLANATION_METHODS
+from pairlens_server.methods.parameters import Profile
 from pairlens_server.methods.rollout import Rollout
 from pairlens_server.methods.similarity import BiasMode, PooledDecomposition, Redistribution
-from pairlens_server.rpc.convert_methods import (
-    explanation_message,
-    explanation_method,
-    pair_message,
-    pair_method,
-)
+from pairlens_server.rpc.convert_methods import explanation_message, pair_message
 from pairlens_server.rpc.convert_responses import explain_response, pair_response
 from pairlens_server.service.commands import (
     ExplainOutcome,
     PairMatch,
     PairOutcome,
+    PanelOutcome,
     ResolvedTarget,
     SideMap,
     Timings,
@@ -33,6 +29,7 @@ from tests.support import vit
 
 GEOMETRY = GridGeometry(2, 3, 40, 50, Box(1.5, 0.0, 48.5, 40.0))
 MAP = np.array([[0.5, -1.0, 2.0], [0.0, 0.25, 1.0]], np.float32)
+DIAGNOSTICS = [field.name for field in explanation_service_pb2.Diagnostics.DESCRIPTOR.fields]
 TIMINGS = Timings(1.5, 0.25, 0.002, 0.1, 0.0, 0.5, cached_images=1, images=3)
 
 
@@ -69,14 +66,24 @@ def test_any_memory_layout_travels_in_c_order(model):
     np.testing.assert_array_equal(array(explained(model, heatmap=values).heatmap.values), MAP)
 
 
+def test_the_method_comes_back_resolved(model):
+    method = RawAttention(2, 0)
+    assert explained(model, method=method).method == explanation_message(method)
+
+
 def test_constant_map(model):
     assert explained(model, heatmap=np.full((2, 3), 0.5, np.float32)).heatmap.constant
 
 
 def test_what_was_not_asked_for_is_unset(model):
     answer = explained(model)
-    assert not answer.HasField("rendered")
-    assert not answer.HasField("target")
+    for field in ("rendered", "target", "mask", "keypoints"):
+        assert not answer.HasField(field), field
+    assert not answer.panels
+    assert not answer.units
+    assert not answer.interrelations
+    for field in DIAGNOSTICS:
+        assert not answer.diagnostics.HasField(field)
 
 
 def test_rendered(model):
@@ -93,6 +100,87 @@ def test_target(model):
     target = explained(model, target=ResolvedTarget(3, "newt", 1.5, 0.25)).target
     assert (target.class_index, target.label) == (3, "newt")
     assert (target.logit, target.probability) == (1.5, 0.25)
+    assert not target.similarities
+    first = explained(model, target=ResolvedTarget(0, "", 1.5, 0.25)).target
+    assert first.HasField("class_index")
+    similar = explained(model, target=ResolvedTarget(similarities=(0.5, -0.25))).target
+    assert not similar.HasField("class_index")
+    assert list(similar.similarities) == [0.5, -0.25]
+
+
+MASK = np.array([[True, False, False], [False, True, True]])
+
+
+def booleans(tensor: common_pb2.Tensor) -> np.ndarray:
+    assert tensor.dtype == common_pb2.DATA_TYPE_BOOL
+    assert set(tensor.data) <= {0, 1}
+    return np.frombuffer(tensor.data, "?").reshape(tensor.shape)
+
+
+def test_mask(model):
+    np.testing.assert_array_equal(booleans(explained(model, mask=MASK).mask), MASK)
+    turned = np.asfortranarray(MASK)
+    np.testing.assert_array_equal(booleans(explained(model, mask=turned).mask), MASK)
+
+
+def test_panels(model):
+    finer = replace(GEOMETRY, rows=1, columns=2)
+    panels = (
+        PanelOutcome(2 * MAP, GEOMETRY, None, 0, 1, None, None),
+        PanelOutcome(
+            np.zeros((1, 2), np.float32), finer, Rendered(None, b"png"), None, None, 0, MASK
+        ),
+    )
+    first, second = explained(model, panels=panels).panels
+    np.testing.assert_array_equal(array(first.heatmap.values), 2 * MAP)
+    assert (first.heatmap.min, first.heatmap.max, first.heatmap.constant) == (-2, 4, False)
+    assert (first.block, first.head) == (0, 1)
+    assert first.HasField("block")
+    for field in ("unit", "rendered", "mask"):
+        assert not first.HasField(field)
+    assert second.heatmap.constant
+    assert (second.heatmap.geometry.rows, second.heatmap.geometry.columns) == (1, 2)
+    assert second.rendered.overlay_png == b"png"
+    assert second.HasField("unit")
+    assert second.unit == 0
+    assert not second.HasField("block")
+    np.testing.assert_array_equal(booleans(second.mask), MASK)
+
+
+def test_units_keep_their_order(model):
+    units = explained(model, units=(Unit(7, 1.5), Unit(0, -0.25))).units
+    assert [(unit.unit, unit.strength) for unit in units] == [(7, 1.5), (0, -0.25)]
+
+
+def test_interrelations_say_what_is_undefined(model):
+    heads = (
+        HeadInterrelation(0, 0, 0.5, 0.5, 0.0, 1.0, 2.5),
+        HeadInterrelation(2, 1, None, None, 0.25, 0.75, 0.0),
+    )
+    first, second = explained(model, interrelations=heads).interrelations
+    assert (first.block, first.head, first.kk, first.kn) == (0, 0, 0.5, 0.5)
+    assert (first.nk, first.nn, first.focus_index) == (0, 1, 2.5)
+    assert first.HasField("nk")
+    assert (second.block, second.head, second.nk, second.nn) == (2, 1, 0.25, 0.75)
+    assert not second.HasField("kk")
+    assert not second.HasField("kn")
+
+
+def test_keypoints(model):
+    counts = np.array([[0, 3, 1], [2**40, 0, 5]], np.int64)
+    message = explained(model, keypoints=counts).keypoints
+    assert message.dtype == common_pb2.DATA_TYPE_INT64
+    assert list(message.shape) == [2, 3]
+    np.testing.assert_array_equal(np.frombuffer(message.data, "<i8").reshape(2, 3), counts)
+
+
+@pytest.mark.parametrize("field", DIAGNOSTICS)
+@pytest.mark.parametrize("value", [0.0, -0.5])
+def test_diagnostics(model, field, value):
+    diagnostics = explained(model, **{field: value}).diagnostics
+    assert diagnostics.HasField(field)
+    assert getattr(diagnostics, field) == value
+    assert not any(diagnostics.HasField(other) for other in DIAGNOSTICS if other != field)
 
 
 def test_provenance(model):
@@ -137,24 +225,3 @@ def test_pairs_keep_their_order_and_a_failure_its_place(model):
     assert not last.match.HasField("match_matrix")
     assert answer.method == pair_message(method)
     assert answer.provenance.method == "pooled_decomposition"
-
-
-@pytest.mark.parametrize(
-    "method",
-    [RawAttention(0), RawAttention(2, 0), Rollout(0, 0, Profile.PAPER), Rollout(1, 2), GradCam()],
-)
-def test_explanation_methods_come_back_as_they_went(method):
-    assert explanation_method(explanation_message(method)) == method
-
-
-@pytest.mark.parametrize("profile", Profile)
-@pytest.mark.parametrize("redistribution", Redistribution)
-@pytest.mark.parametrize("bias_mode", BiasMode)
-def test_pair_methods_come_back_as_they_went(profile, redistribution, bias_mode):
-    method = PooledDecomposition(profile, redistribution, bias_mode, match_matrix=True)
-    assert pair_method(pair_message(method)) == method
-
-
-def test_every_method_of_the_catalogue_is_in_the_contract():
-    for method in EXPLANATION_METHODS:
-        assert explanation_message(method()).WhichOneof("method") == method.name

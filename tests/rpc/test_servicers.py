@@ -6,7 +6,7 @@ import pytest
 from pairlens.v1 import common_pb2, explanation_service_pb2, model_service_pb2
 from pairlens_server.errors import InvalidParameterError, ModelNotFoundError, NotReadyError
 from pairlens_server.models.registry import ModelRegistry
-from pairlens_server.recording.recorder import recorder_for
+from pairlens_server.recording.recorder import Recorder
 from pairlens_server.rpc import servicers
 from pairlens_server.rpc.servicers import ExplanationServicer, ModelServicer
 from tests.support import vit
@@ -87,7 +87,7 @@ async def test_the_loop_turns_while_an_answer_is_converted(
 async def test_models():
     model = vit()
     limits = model_service_pb2.Limits(max_candidates=3)
-    servicer = ModelServicer(ModelRegistry([model]), lambda m: recorder_for(m).facts, limits)
+    servicer = ModelServicer(ModelRegistry([model]), lambda m: Recorder(m).facts, limits)
     listed = await servicer.ListModels(model_service_pb2.ListModelsRequest(), Context(None))
     asked = model_service_pb2.GetModelRequest(model=model.name)
     got = await servicer.GetModel(asked, Context(None))

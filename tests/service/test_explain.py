@@ -13,26 +13,27 @@ from pairlens_server.errors import (
 from pairlens_server.images.render import RenderOptions
 from pairlens_server.methods.attention import RawAttention
 from pairlens_server.methods.cam import GradCam
+from pairlens_server.methods.relevance import AttentionRelevance
 from pairlens_server.methods.rollout import Rollout
 from pairlens_server.service.commands import ClassTarget, ExplainCommand
-from tests.service.conftest import png
-
-CLS = "vit_tiny_patch16_224-token"
-MEAN = "vit_tiny_patch16_224-avg"
-CNN = "resnet10t-avg"
+from tests.service.conftest import CLS, CNN, HEADLESS, MEAN, png
 
 
 async def test_the_default_method_runs_and_is_told(bench):
     vit = await bench.use_cases.explain(ExplainCommand(CLS, png(0)))
-    assert vit.method == Rollout(0, 2)
+    assert vit.method == AttentionRelevance(0)
     assert vit.heatmap.shape == (4, 6)
     assert vit.heatmap.dtype == np.float32
-    assert vit.target is None
     assert (vit.geometry.image_height, vit.geometry.image_width) == (40, 56)
     cnn = await bench.use_cases.explain(ExplainCommand(CNN, png(0)))
-    assert cnn.method == GradCam()
-    assert 0 <= cnn.target.class_index < 5
-    assert 0 < cnn.target.probability <= 1
+    assert cnn.method == GradCam("layer4.0")
+    for outcome in (vit, cnn):
+        assert 0 <= outcome.target.class_index < 5
+        assert 0 < outcome.target.probability <= 1
+        assert outcome.target.similarities == ()
+    headless = await bench.use_cases.explain(ExplainCommand(HEADLESS, png(0)))
+    assert headless.method == Rollout(0, 2, discard_ratio=0.0)
+    assert headless.target is None
 
 
 async def test_the_same_call_again_runs_no_forward_pass_and_gives_the_same_map(bench):

@@ -11,15 +11,11 @@ from pairlens_server.errors import (
     MethodUnsupportedError,
 )
 from pairlens_server.images.render import RenderOptions
-from pairlens_server.methods.base import Profile
+from pairlens_server.methods.parameters import Profile
 from pairlens_server.methods.similarity import BiasMode, PooledDecomposition, Redistribution
 from pairlens_server.service.commands import PairCommand, PairMatch
-from pairlens_server.service.pair import gather_or_cancel
-from tests.service.conftest import png
-
-CLS = "vit_tiny_patch16_224-token"
-MEAN = "vit_tiny_patch16_224-avg"
-CNN = "resnet10t-avg"
+from pairlens_server.service.gathering import gather_or_cancel
+from tests.service.conftest import CLS, CNN, MEAN, png
 
 
 def total(side):
@@ -80,7 +76,7 @@ async def test_equal_pictures_of_one_call_are_computed_once(bench):
     outcome = await bench.use_cases.pair(PairCommand(MEAN, png(1), (png(1), png(2), png(2))))
     assert outcome.timings.images == 4
     assert outcome.results[1].similarity == outcome.results[2].similarity
-    needs = len(outcome.method.needs())
+    needs = len(outcome.method.pair_needs())
     assert len(bench.cache) == 2 * needs
 
 
@@ -109,7 +105,11 @@ async def test_pair_drawings_share_a_scale_on_request(bench):
         (PairCommand(MEAN, png(0), ()), InvalidParameterError, "candidates"),
         (PairCommand(MEAN, png(0), (png(1),) * 9), InvalidParameterError, "candidates"),
         (PairCommand(MEAN, b"", (png(1),)), ImageUndecodableError, "query"),
-        (PairCommand(CLS, png(0), (png(1),)), MethodUnsupportedError, "method"),
+        (
+            PairCommand(CLS, png(0), (png(1),), PooledDecomposition()),
+            MethodUnsupportedError,
+            "method",
+        ),
         (
             PairCommand(
                 CNN, png(0), (png(1),), PooledDecomposition(redistribution=Redistribution.ROLLOUT)

@@ -435,7 +435,7 @@ class Provenance(google.protobuf.message.Message):
     """Hash of the preprocessing settings (hex)."""
     dtype: builtins.str
     """dtype the model computed in ("float32", "bfloat16", "float16"); the method's
-    own arithmetic is float32.
+    own arithmetic is float32, TransformerAttribution's float64 by default.
     """
     device: builtins.str
     """"cpu" or "cuda:0" and the like."""

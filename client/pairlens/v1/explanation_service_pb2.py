@@ -27,7 +27,7 @@ from pairlens.v1 import common_pb2 as pairlens_dot_v1_dot_common__pb2
 from pairlens.v1 import methods_pb2 as pairlens_dot_v1_dot_methods__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%pairlens/v1/explanation_service.proto\x12\x0bpairlens.v1\x1a\x17google/rpc/status.proto\x1a\x18pairlens/v1/common.proto\x1a\x19pairlens/v1/methods.proto\"\xc2\x01\n\x0e\x45xplainRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12!\n\x05image\x18\x02 \x01(\x0b\x32\x12.pairlens.v1.Image\x12.\n\x06method\x18\x03 \x01(\x0b\x32\x1e.pairlens.v1.ExplanationMethod\x12#\n\x06target\x18\x04 \x01(\x0b\x32\x13.pairlens.v1.Target\x12)\n\trendering\x18\x05 \x01(\x0b\x32\x16.pairlens.v1.Rendering\"X\n\x0eResolvedTarget\x12\x13\n\x0b\x63lass_index\x18\x01 \x01(\r\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05logit\x18\x03 \x01(\x02\x12\x13\n\x0bprobability\x18\x04 \x01(\x02\"\x90\x02\n\x0f\x45xplainResponse\x12%\n\x07heatmap\x18\x01 \x01(\x0b\x32\x14.pairlens.v1.Heatmap\x12\'\n\x08rendered\x18\x02 \x01(\x0b\x32\x15.pairlens.v1.Rendered\x12+\n\x06target\x18\x03 \x01(\x0b\x32\x1b.pairlens.v1.ResolvedTarget\x12.\n\x06method\x18\x04 \x01(\x0b\x32\x1e.pairlens.v1.ExplanationMethod\x12+\n\nprovenance\x18\x05 \x01(\x0b\x32\x17.pairlens.v1.Provenance\x12#\n\x06timing\x18\x06 \x01(\x0b\x32\x13.pairlens.v1.Timing\"\xc5\x01\n\x15PairSimilarityRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12!\n\x05query\x18\x02 \x01(\x0b\x32\x12.pairlens.v1.Image\x12&\n\ncandidates\x18\x03 \x03(\x0b\x32\x12.pairlens.v1.Image\x12\'\n\x06method\x18\x04 \x01(\x0b\x32\x17.pairlens.v1.PairMethod\x12)\n\trendering\x18\x05 \x01(\x0b\x32\x16.pairlens.v1.Rendering\"\x90\x01\n\x07SideMap\x12%\n\x07heatmap\x18\x01 \x01(\x0b\x32\x14.pairlens.v1.Heatmap\x12\'\n\x08rendered\x18\x02 \x01(\x0b\x32\x15.pairlens.v1.Rendered\x12\x0b\n\x03sum\x18\x03 \x01(\x02\x12\x12\n\nbias_share\x18\x04 \x01(\x02\x12\x14\n\x0cprefix_share\x18\x05 \x01(\x02\"\x98\x01\n\tPairMatch\x12\x12\n\nsimilarity\x18\x01 \x01(\x02\x12#\n\x05query\x18\x02 \x01(\x0b\x32\x14.pairlens.v1.SideMap\x12\'\n\tcandidate\x18\x03 \x01(\x0b\x32\x14.pairlens.v1.SideMap\x12)\n\x0cmatch_matrix\x18\x04 \x01(\x0b\x32\x13.pairlens.v1.Tensor\"e\n\nPairResult\x12\'\n\x05match\x18\x01 \x01(\x0b\x32\x16.pairlens.v1.PairMatchH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\xbd\x01\n\x16PairSimilarityResponse\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.pairlens.v1.PairResult\x12\'\n\x06method\x18\x02 \x01(\x0b\x32\x17.pairlens.v1.PairMethod\x12+\n\nprovenance\x18\x03 \x01(\x0b\x32\x17.pairlens.v1.Provenance\x12#\n\x06timing\x18\x04 \x01(\x0b\x32\x13.pairlens.v1.Timing2\xbf\x01\n\x12\x45xplanationService\x12I\n\x07\x45xplain\x12\x1b.pairlens.v1.ExplainRequest\x1a\x1c.pairlens.v1.ExplainResponse\"\x03\x90\x02\x01\x12^\n\x0ePairSimilarity\x12\".pairlens.v1.PairSimilarityRequest\x1a#.pairlens.v1.PairSimilarityResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%pairlens/v1/explanation_service.proto\x12\x0bpairlens.v1\x1a\x17google/rpc/status.proto\x1a\x18pairlens/v1/common.proto\x1a\x19pairlens/v1/methods.proto\"\xc2\x01\n\x0e\x45xplainRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12!\n\x05image\x18\x02 \x01(\x0b\x32\x12.pairlens.v1.Image\x12.\n\x06method\x18\x03 \x01(\x0b\x32\x1e.pairlens.v1.ExplanationMethod\x12#\n\x06target\x18\x04 \x01(\x0b\x32\x13.pairlens.v1.Target\x12)\n\trendering\x18\x05 \x01(\x0b\x32\x16.pairlens.v1.Rendering\"\x83\x01\n\x0eResolvedTarget\x12\x18\n\x0b\x63lass_index\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05logit\x18\x03 \x01(\x02\x12\x13\n\x0bprobability\x18\x04 \x01(\x02\x12\x14\n\x0csimilarities\x18\x05 \x03(\x02\x42\x0e\n\x0c_class_index\"\xd0\x01\n\x05Panel\x12%\n\x07heatmap\x18\x01 \x01(\x0b\x32\x14.pairlens.v1.Heatmap\x12\'\n\x08rendered\x18\x02 \x01(\x0b\x32\x15.pairlens.v1.Rendered\x12\x12\n\x05\x62lock\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x11\n\x04head\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x11\n\x04unit\x18\x05 \x01(\rH\x02\x88\x01\x01\x12!\n\x04mask\x18\x06 \x01(\x0b\x32\x13.pairlens.v1.TensorB\x08\n\x06_blockB\x07\n\x05_headB\x07\n\x05_unit\"&\n\x04Unit\x12\x0c\n\x04unit\x18\x01 \x01(\r\x12\x10\n\x08strength\x18\x02 \x01(\x02\"\xa5\x01\n\x11HeadInterrelation\x12\r\n\x05\x62lock\x18\x01 \x01(\r\x12\x0c\n\x04head\x18\x02 \x01(\r\x12\x0f\n\x02kk\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x0f\n\x02kn\x18\x04 \x01(\x02H\x01\x88\x01\x01\x12\x0f\n\x02nk\x18\x05 \x01(\x02H\x02\x88\x01\x01\x12\x0f\n\x02nn\x18\x06 \x01(\x02H\x03\x88\x01\x01\x12\x13\n\x0b\x66ocus_index\x18\x07 \x01(\x02\x42\x05\n\x03_kkB\x05\n\x03_knB\x05\n\x03_nkB\x05\n\x03_nn\"\xcb\x01\n\x0b\x44iagnostics\x12\x1c\n\x0frelevance_drift\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x1f\n\x12\x63ompleteness_error\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x17\n\nbias_share\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x19\n\x0cprefix_share\x18\x04 \x01(\x02H\x03\x88\x01\x01\x42\x12\n\x10_relevance_driftB\x15\n\x13_completeness_errorB\r\n\x0b_bias_shareB\x0f\n\r_prefix_share\"\x88\x04\n\x0f\x45xplainResponse\x12%\n\x07heatmap\x18\x01 \x01(\x0b\x32\x14.pairlens.v1.Heatmap\x12\'\n\x08rendered\x18\x02 \x01(\x0b\x32\x15.pairlens.v1.Rendered\x12+\n\x06target\x18\x03 \x01(\x0b\x32\x1b.pairlens.v1.ResolvedTarget\x12.\n\x06method\x18\x04 \x01(\x0b\x32\x1e.pairlens.v1.ExplanationMethod\x12+\n\nprovenance\x18\x05 \x01(\x0b\x32\x17.pairlens.v1.Provenance\x12#\n\x06timing\x18\x06 \x01(\x0b\x32\x13.pairlens.v1.Timing\x12\"\n\x06panels\x18\x07 \x03(\x0b\x32\x12.pairlens.v1.Panel\x12!\n\x04mask\x18\x08 \x01(\x0b\x32\x13.pairlens.v1.Tensor\x12 \n\x05units\x18\t \x03(\x0b\x32\x11.pairlens.v1.Unit\x12\x36\n\x0einterrelations\x18\n \x03(\x0b\x32\x1e.pairlens.v1.HeadInterrelation\x12&\n\tkeypoints\x18\x0b \x01(\x0b\x32\x13.pairlens.v1.Tensor\x12-\n\x0b\x64iagnostics\x18\x0c \x01(\x0b\x32\x18.pairlens.v1.Diagnostics\"\xc5\x01\n\x15PairSimilarityRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12!\n\x05query\x18\x02 \x01(\x0b\x32\x12.pairlens.v1.Image\x12&\n\ncandidates\x18\x03 \x03(\x0b\x32\x12.pairlens.v1.Image\x12\'\n\x06method\x18\x04 \x01(\x0b\x32\x17.pairlens.v1.PairMethod\x12)\n\trendering\x18\x05 \x01(\x0b\x32\x16.pairlens.v1.Rendering\"\x90\x01\n\x07SideMap\x12%\n\x07heatmap\x18\x01 \x01(\x0b\x32\x14.pairlens.v1.Heatmap\x12\'\n\x08rendered\x18\x02 \x01(\x0b\x32\x15.pairlens.v1.Rendered\x12\x0b\n\x03sum\x18\x03 \x01(\x02\x12\x12\n\nbias_share\x18\x04 \x01(\x02\x12\x14\n\x0cprefix_share\x18\x05 \x01(\x02\"\x98\x01\n\tPairMatch\x12\x12\n\nsimilarity\x18\x01 \x01(\x02\x12#\n\x05query\x18\x02 \x01(\x0b\x32\x14.pairlens.v1.SideMap\x12\'\n\tcandidate\x18\x03 \x01(\x0b\x32\x14.pairlens.v1.SideMap\x12)\n\x0cmatch_matrix\x18\x04 \x01(\x0b\x32\x13.pairlens.v1.Tensor\"e\n\nPairResult\x12\'\n\x05match\x18\x01 \x01(\x0b\x32\x16.pairlens.v1.PairMatchH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\xbd\x01\n\x16PairSimilarityResponse\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.pairlens.v1.PairResult\x12\'\n\x06method\x18\x02 \x01(\x0b\x32\x17.pairlens.v1.PairMethod\x12+\n\nprovenance\x18\x03 \x01(\x0b\x32\x17.pairlens.v1.Provenance\x12#\n\x06timing\x18\x04 \x01(\x0b\x32\x13.pairlens.v1.Timing2\xbf\x01\n\x12\x45xplanationService\x12I\n\x07\x45xplain\x12\x1b.pairlens.v1.ExplainRequest\x1a\x1c.pairlens.v1.ExplainResponse\"\x03\x90\x02\x01\x12^\n\x0ePairSimilarity\x12\".pairlens.v1.PairSimilarityRequest\x1a#.pairlens.v1.PairSimilarityResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,20 +40,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXPLANATIONSERVICE'].methods_by_name['PairSimilarity']._serialized_options = b'\220\002\001'
   _globals['_EXPLAINREQUEST']._serialized_start=133
   _globals['_EXPLAINREQUEST']._serialized_end=327
-  _globals['_RESOLVEDTARGET']._serialized_start=329
-  _globals['_RESOLVEDTARGET']._serialized_end=417
-  _globals['_EXPLAINRESPONSE']._serialized_start=420
-  _globals['_EXPLAINRESPONSE']._serialized_end=692
-  _globals['_PAIRSIMILARITYREQUEST']._serialized_start=695
-  _globals['_PAIRSIMILARITYREQUEST']._serialized_end=892
-  _globals['_SIDEMAP']._serialized_start=895
-  _globals['_SIDEMAP']._serialized_end=1039
-  _globals['_PAIRMATCH']._serialized_start=1042
-  _globals['_PAIRMATCH']._serialized_end=1194
-  _globals['_PAIRRESULT']._serialized_start=1196
-  _globals['_PAIRRESULT']._serialized_end=1297
-  _globals['_PAIRSIMILARITYRESPONSE']._serialized_start=1300
-  _globals['_PAIRSIMILARITYRESPONSE']._serialized_end=1489
-  _globals['_EXPLANATIONSERVICE']._serialized_start=1492
-  _globals['_EXPLANATIONSERVICE']._serialized_end=1683
+  _globals['_RESOLVEDTARGET']._serialized_start=330
+  _globals['_RESOLVEDTARGET']._serialized_end=461
+  _globals['_PANEL']._serialized_start=464
+  _globals['_PANEL']._serialized_end=672
+  _globals['_UNIT']._serialized_start=674
+  _globals['_UNIT']._serialized_end=712
+  _globals['_HEADINTERRELATION']._serialized_start=715
+  _globals['_HEADINTERRELATION']._serialized_end=880
+  _globals['_DIAGNOSTICS']._serialized_start=883
+  _globals['_DIAGNOSTICS']._serialized_end=1086
+  _globals['_EXPLAINRESPONSE']._serialized_start=1089
+  _globals['_EXPLAINRESPONSE']._serialized_end=1609
+  _globals['_PAIRSIMILARITYREQUEST']._serialized_start=1612
+  _globals['_PAIRSIMILARITYREQUEST']._serialized_end=1809
+  _globals['_SIDEMAP']._serialized_start=1812
+  _globals['_SIDEMAP']._serialized_end=1956
+  _globals['_PAIRMATCH']._serialized_start=1959
+  _globals['_PAIRMATCH']._serialized_end=2111
+  _globals['_PAIRRESULT']._serialized_start=2113
+  _globals['_PAIRRESULT']._serialized_end=2214
+  _globals['_PAIRSIMILARITYRESPONSE']._serialized_start=2217
+  _globals['_PAIRSIMILARITYRESPONSE']._serialized_end=2406
+  _globals['_EXPLANATIONSERVICE']._serialized_start=2409
+  _globals['_EXPLANATIONSERVICE']._serialized_end=2600
 # @@protoc_insertion_point(module_scope)

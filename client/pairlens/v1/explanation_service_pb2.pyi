@@ -62,8 +62,8 @@ class ExplainRequest(google.protobuf.message.Message):
 
     @property
     def target(self) -> pairlens.v1.methods_pb2.Target:
-        """For methods with MethodInfo.takes_target, refused with others. Default: the
-        predicted class.
+        """For methods with MethodInfo.takes_class or takes_similarity, refused with others.
+        Default: the predicted class; required by methods that take no class.
         """
 
     @property
@@ -86,7 +86,7 @@ global___ExplainRequest = ExplainRequest
 
 @typing.final
 class ResolvedTarget(google.protobuf.message.Message):
-    """The class that a map explains."""
+    """What a map explains."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -94,23 +94,193 @@ class ResolvedTarget(google.protobuf.message.Message):
     LABEL_FIELD_NUMBER: builtins.int
     LOGIT_FIELD_NUMBER: builtins.int
     PROBABILITY_FIELD_NUMBER: builtins.int
+    SIMILARITIES_FIELD_NUMBER: builtins.int
     class_index: builtins.int
+    """Set for a class."""
     label: builtins.str
     """Empty when the model has no labels."""
     logit: builtins.float
+    """Of the class."""
     probability: builtins.float
-    """Softmax over all classes, in [0, 1]."""
+    """Of the class: softmax over all classes, in [0, 1]."""
+    @property
+    def similarities(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Of a similarity target: cosine similarity to each of its pictures, then to each
+        of its embeddings, in [-1, 1].
+        """
+
     def __init__(
         self,
         *,
-        class_index: builtins.int = ...,
+        class_index: builtins.int | None = ...,
         label: builtins.str = ...,
         logit: builtins.float = ...,
         probability: builtins.float = ...,
+        similarities: collections.abc.Iterable[builtins.float] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["class_index", b"class_index", "label", b"label", "logit", b"logit", "probability", b"probability"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_class_index", b"_class_index", "class_index", b"class_index"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_class_index", b"_class_index", "class_index", b"class_index", "label", b"label", "logit", b"logit", "probability", b"probability", "similarities", b"similarities"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_class_index", b"_class_index"]) -> typing.Literal["class_index"] | None: ...
 
 global___ResolvedTarget = ResolvedTarget
+
+@typing.final
+class Panel(google.protobuf.message.Message):
+    """One of several maps of an answer."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEATMAP_FIELD_NUMBER: builtins.int
+    RENDERED_FIELD_NUMBER: builtins.int
+    BLOCK_FIELD_NUMBER: builtins.int
+    HEAD_FIELD_NUMBER: builtins.int
+    UNIT_FIELD_NUMBER: builtins.int
+    MASK_FIELD_NUMBER: builtins.int
+    block: builtins.int
+    """What the map is of; unset where that does not apply."""
+    head: builtins.int
+    unit: builtins.int
+    @property
+    def heatmap(self) -> pairlens.v1.common_pb2.Heatmap: ...
+    @property
+    def rendered(self) -> pairlens.v1.common_pb2.Rendered: ...
+    @property
+    def mask(self) -> pairlens.v1.common_pb2.Tensor:
+        """As ExplainResponse.mask."""
+
+    def __init__(
+        self,
+        *,
+        heatmap: pairlens.v1.common_pb2.Heatmap | None = ...,
+        rendered: pairlens.v1.common_pb2.Rendered | None = ...,
+        block: builtins.int | None = ...,
+        head: builtins.int | None = ...,
+        unit: builtins.int | None = ...,
+        mask: pairlens.v1.common_pb2.Tensor | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_block", b"_block", "_head", b"_head", "_unit", b"_unit", "block", b"block", "head", b"head", "heatmap", b"heatmap", "mask", b"mask", "rendered", b"rendered", "unit", b"unit"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_block", b"_block", "_head", b"_head", "_unit", b"_unit", "block", b"block", "head", b"head", "heatmap", b"heatmap", "mask", b"mask", "rendered", b"rendered", "unit", b"unit"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_block", b"_block"]) -> typing.Literal["block"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_head", b"_head"]) -> typing.Literal["head"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_unit", b"_unit"]) -> typing.Literal["unit"] | None: ...
+
+global___Panel = Panel
+
+@typing.final
+class Unit(google.protobuf.message.Message):
+    """A hidden unit of a block's MLP."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    UNIT_FIELD_NUMBER: builtins.int
+    STRENGTH_FIELD_NUMBER: builtins.int
+    unit: builtins.int
+    strength: builtins.float
+    """Mean of its activation over patches."""
+    def __init__(
+        self,
+        *,
+        unit: builtins.int = ...,
+        strength: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["strength", b"strength", "unit", b"unit"]) -> None: ...
+
+global___Unit = Unit
+
+@typing.final
+class HeadInterrelation(google.protobuf.message.Message):
+    """How one head relates patches with keypoints (K) and without (N), in [0, 1]. Unset
+    where a picture has no patch of the kind.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BLOCK_FIELD_NUMBER: builtins.int
+    HEAD_FIELD_NUMBER: builtins.int
+    KK_FIELD_NUMBER: builtins.int
+    KN_FIELD_NUMBER: builtins.int
+    NK_FIELD_NUMBER: builtins.int
+    NN_FIELD_NUMBER: builtins.int
+    FOCUS_INDEX_FIELD_NUMBER: builtins.int
+    block: builtins.int
+    head: builtins.int
+    kk: builtins.float
+    kn: builtins.float
+    nk: builtins.float
+    nn: builtins.float
+    focus_index: builtins.float
+    """Entropy of the min-max scaled rows, in nats, mean over rows: larger is broader."""
+    def __init__(
+        self,
+        *,
+        block: builtins.int = ...,
+        head: builtins.int = ...,
+        kk: builtins.float | None = ...,
+        kn: builtins.float | None = ...,
+        nk: builtins.float | None = ...,
+        nn: builtins.float | None = ...,
+        focus_index: builtins.float = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_kk", b"_kk", "_kn", b"_kn", "_nk", b"_nk", "_nn", b"_nn", "kk", b"kk", "kn", b"kn", "nk", b"nk", "nn", b"nn"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_kk", b"_kk", "_kn", b"_kn", "_nk", b"_nk", "_nn", b"_nn", "block", b"block", "focus_index", b"focus_index", "head", b"head", "kk", b"kk", "kn", b"kn", "nk", b"nk", "nn", b"nn"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_kk", b"_kk"]) -> typing.Literal["kk"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_kn", b"_kn"]) -> typing.Literal["kn"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_nk", b"_nk"]) -> typing.Literal["nk"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_nn", b"_nn"]) -> typing.Literal["nn"] | None: ...
+
+global___HeadInterrelation = HeadInterrelation
+
+@typing.final
+class Diagnostics(google.protobuf.message.Message):
+    """How far the numbers can be trusted, and what of them is not in the map."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RELEVANCE_DRIFT_FIELD_NUMBER: builtins.int
+    COMPLETENESS_ERROR_FIELD_NUMBER: builtins.int
+    BIAS_SHARE_FIELD_NUMBER: builtins.int
+    PREFIX_SHARE_FIELD_NUMBER: builtins.int
+    relevance_drift: builtins.float
+    """Of TransformerAttribution: the largest distance from 1 of the relevance that
+    reaches a block; near zero where the rules keep it, 1 where it vanished. It does
+    not measure rounding; see TransformerAttribution.single_precision.
+    """
+    completeness_error: builtins.float
+    """Of IntegratedGradients and signed FullGrad: sum of all attributions less what they
+    should sum to.
+    """
+    bias_share: builtins.float
+    """Of PooledDecomposition: parts of the summed similarity that are in no cell, as in
+    SideMap. In STRICT the map's cells and these two sum to the target's similarities.
+    """
+    prefix_share: builtins.float
+    def __init__(
+        self,
+        *,
+        relevance_drift: builtins.float | None = ...,
+        completeness_error: builtins.float | None = ...,
+        bias_share: builtins.float | None = ...,
+        prefix_share: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_bias_share", b"_bias_share", "_completeness_error", b"_completeness_error", "_prefix_share", b"_prefix_share", "_relevance_drift", b"_relevance_drift", "bias_share", b"bias_share", "completeness_error", b"completeness_error", "prefix_share", b"prefix_share", "relevance_drift", b"relevance_drift"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_bias_share", b"_bias_share", "_completeness_error", b"_completeness_error", "_prefix_share", b"_prefix_share", "_relevance_drift", b"_relevance_drift", "bias_share", b"bias_share", "completeness_error", b"completeness_error", "prefix_share", b"prefix_share", "relevance_drift", b"relevance_drift"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_bias_share", b"_bias_share"]) -> typing.Literal["bias_share"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_completeness_error", b"_completeness_error"]) -> typing.Literal["completeness_error"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_prefix_share", b"_prefix_share"]) -> typing.Literal["prefix_share"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_relevance_drift", b"_relevance_drift"]) -> typing.Literal["relevance_drift"] | None: ...
+
+global___Diagnostics = Diagnostics
 
 @typing.final
 class ExplainResponse(google.protobuf.message.Message):
@@ -122,6 +292,12 @@ class ExplainResponse(google.protobuf.message.Message):
     METHOD_FIELD_NUMBER: builtins.int
     PROVENANCE_FIELD_NUMBER: builtins.int
     TIMING_FIELD_NUMBER: builtins.int
+    PANELS_FIELD_NUMBER: builtins.int
+    MASK_FIELD_NUMBER: builtins.int
+    UNITS_FIELD_NUMBER: builtins.int
+    INTERRELATIONS_FIELD_NUMBER: builtins.int
+    KEYPOINTS_FIELD_NUMBER: builtins.int
+    DIAGNOSTICS_FIELD_NUMBER: builtins.int
     @property
     def heatmap(self) -> pairlens.v1.common_pb2.Heatmap: ...
     @property
@@ -138,6 +314,30 @@ class ExplainResponse(google.protobuf.message.Message):
     def provenance(self) -> pairlens.v1.common_pb2.Provenance: ...
     @property
     def timing(self) -> pairlens.v1.common_pb2.Timing: ...
+    @property
+    def panels(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Panel]:
+        """Further maps: see the method."""
+
+    @property
+    def mask(self) -> pairlens.v1.common_pb2.Tensor:
+        """Of AttentionMask: bool [rows, columns], true where a patch is hidden. The overlay
+        shows it.
+        """
+
+    @property
+    def units(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Unit]:
+        """Of HiddenUnit, the strongest first."""
+
+    @property
+    def interrelations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___HeadInterrelation]:
+        """Of SemanticAttention: every head of every block."""
+
+    @property
+    def keypoints(self) -> pairlens.v1.common_pb2.Tensor:
+        """Of SemanticAttention: int64 [rows, columns], SIFT keypoints in each patch."""
+
+    @property
+    def diagnostics(self) -> global___Diagnostics: ...
     def __init__(
         self,
         *,
@@ -147,9 +347,15 @@ class ExplainResponse(google.protobuf.message.Message):
         method: pairlens.v1.methods_pb2.ExplanationMethod | None = ...,
         provenance: pairlens.v1.common_pb2.Provenance | None = ...,
         timing: pairlens.v1.common_pb2.Timing | None = ...,
+        panels: collections.abc.Iterable[global___Panel] | None = ...,
+        mask: pairlens.v1.common_pb2.Tensor | None = ...,
+        units: collections.abc.Iterable[global___Unit] | None = ...,
+        interrelations: collections.abc.Iterable[global___HeadInterrelation] | None = ...,
+        keypoints: pairlens.v1.common_pb2.Tensor | None = ...,
+        diagnostics: global___Diagnostics | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["heatmap", b"heatmap", "method", b"method", "provenance", b"provenance", "rendered", b"rendered", "target", b"target", "timing", b"timing"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["heatmap", b"heatmap", "method", b"method", "provenance", b"provenance", "rendered", b"rendered", "target", b"target", "timing", b"timing"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["diagnostics", b"diagnostics", "heatmap", b"heatmap", "keypoints", b"keypoints", "mask", b"mask", "method", b"method", "provenance", b"provenance", "rendered", b"rendered", "target", b"target", "timing", b"timing"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["diagnostics", b"diagnostics", "heatmap", b"heatmap", "interrelations", b"interrelations", "keypoints", b"keypoints", "mask", b"mask", "method", b"method", "panels", b"panels", "provenance", b"provenance", "rendered", b"rendered", "target", b"target", "timing", b"timing", "units", b"units"]) -> None: ...
 
 global___ExplainResponse = ExplainResponse
 
@@ -281,8 +487,8 @@ class PairResult(google.protobuf.message.Message):
     @property
     def error(self) -> google.rpc.status_pb2.Status:
         """Why this candidate alone has no match: IMAGE_UNDECODABLE, IMAGE_TOO_LARGE,
-        INVALID_PARAMETER (its embedding is zero) or NOT_FINITE, with details as those
-        of a call.
+        INVALID_PARAMETER (its embedding is zero, or Correspondence's region covers nothing
+        of it) or NOT_FINITE, with details as those of a call.
         """
 
     def __init__(

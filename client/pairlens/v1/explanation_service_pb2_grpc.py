@@ -71,7 +71,7 @@ class ExplanationServiceServicer(object):
         every RPC.
 
         Errors of a candidate: IMAGE_UNDECODABLE, IMAGE_TOO_LARGE, INVALID_PARAMETER (its
-        embedding is zero), NOT_FINITE.
+        embedding is zero, or Correspondence's region covers nothing of it), NOT_FINITE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

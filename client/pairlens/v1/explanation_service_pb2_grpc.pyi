@@ -70,7 +70,7 @@ class ExplanationServiceStub:
     every RPC.
 
     Errors of a candidate: IMAGE_UNDECODABLE, IMAGE_TOO_LARGE, INVALID_PARAMETER (its
-    embedding is zero), NOT_FINITE.
+    embedding is zero, or Correspondence's region covers nothing of it), NOT_FINITE.
     """
 
 class ExplanationServiceAsyncStub:
@@ -99,7 +99,7 @@ class ExplanationServiceAsyncStub:
     every RPC.
 
     Errors of a candidate: IMAGE_UNDECODABLE, IMAGE_TOO_LARGE, INVALID_PARAMETER (its
-    embedding is zero), NOT_FINITE.
+    embedding is zero, or Correspondence's region covers nothing of it), NOT_FINITE.
     """
 
 class ExplanationServiceServicer(metaclass=abc.ABCMeta):
@@ -132,7 +132,7 @@ class ExplanationServiceServicer(metaclass=abc.ABCMeta):
         every RPC.
 
         Errors of a candidate: IMAGE_UNDECODABLE, IMAGE_TOO_LARGE, INVALID_PARAMETER (its
-        embedding is zero), NOT_FINITE.
+        embedding is zero, or Correspondence's region covers nothing of it), NOT_FINITE.
         """
 
 def add_ExplanationServiceServicer_to_server(servicer: ExplanationServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -3,10 +3,14 @@
 isort:skip_file
 The methods and their parameters. An unset parameter takes the default that
 GetModel lists; answers echo the method with every parameter resolved.
+
+Block and head numbers are 0-based everywhere; the papers count from 1.
 """
 
 import builtins
+import collections.abc
 import google.protobuf.descriptor
+import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import pairlens.v1.common_pb2
@@ -19,6 +23,231 @@ else:
     import typing_extensions
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
+
+class _Each:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _EachEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Each.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    EACH_UNSPECIFIED: _Each.ValueType  # 0
+    """NONE"""
+    EACH_NONE: _Each.ValueType  # 1
+    EACH_HEAD: _Each.ValueType  # 2
+    """Every head of the block."""
+    EACH_BLOCK: _Each.ValueType  # 3
+    """Every block, of the head or the mean over heads."""
+    EACH_BLOCK_AND_HEAD: _Each.ValueType  # 4
+    """Every head of every block."""
+
+class Each(_Each, metaclass=_EachEnumTypeWrapper):
+    """---- Attention: where the readout looks. No target. ------------------------
+
+    The readout is the class token (the mean of both class tokens for a distilled
+    DeiT, of the pooled tokens for a mean-pooled ViT).
+
+    Further maps in ExplainResponse.panels, one for each of these.
+    """
+
+EACH_UNSPECIFIED: Each.ValueType  # 0
+"""NONE"""
+EACH_NONE: Each.ValueType  # 1
+EACH_HEAD: Each.ValueType  # 2
+"""Every head of the block."""
+EACH_BLOCK: Each.ValueType  # 3
+"""Every block, of the head or the mean over heads."""
+EACH_BLOCK_AND_HEAD: Each.ValueType  # 4
+"""Every head of every block."""
+global___Each = Each
+
+class _HeadFusion:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _HeadFusionEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_HeadFusion.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    HEAD_FUSION_UNSPECIFIED: _HeadFusion.ValueType  # 0
+    """MEAN"""
+    HEAD_FUSION_MEAN: _HeadFusion.ValueType  # 1
+    HEAD_FUSION_MAX: _HeadFusion.ValueType  # 2
+    HEAD_FUSION_MIN: _HeadFusion.ValueType  # 3
+
+class HeadFusion(_HeadFusion, metaclass=_HeadFusionEnumTypeWrapper):
+    """How heads become one matrix."""
+
+HEAD_FUSION_UNSPECIFIED: HeadFusion.ValueType  # 0
+"""MEAN"""
+HEAD_FUSION_MEAN: HeadFusion.ValueType  # 1
+HEAD_FUSION_MAX: HeadFusion.ValueType  # 2
+HEAD_FUSION_MIN: HeadFusion.ValueType  # 3
+global___HeadFusion = HeadFusion
+
+class _GradientRule:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _GradientRuleEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_GradientRule.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    GRADIENT_RULE_UNSPECIFIED: _GradientRule.ValueType  # 0
+    """PLAIN"""
+    GRADIENT_RULE_PLAIN: _GradientRule.ValueType  # 1
+    GRADIENT_RULE_LIBRA: _GradientRule.ValueType  # 2
+    """LibraGrad (Mehri et al., CVPR 2025): softmax weights, the norms' scale and the
+    gates of GELU and SiLU count as constants.
+    """
+
+class GradientRule(_GradientRule, metaclass=_GradientRuleEnumTypeWrapper):
+    """---- Class activation maps: features weighed by gradients or scores. --------
+
+    Which gradient is taken.
+    """
+
+GRADIENT_RULE_UNSPECIFIED: GradientRule.ValueType  # 0
+"""PLAIN"""
+GRADIENT_RULE_PLAIN: GradientRule.ValueType  # 1
+GRADIENT_RULE_LIBRA: GradientRule.ValueType  # 2
+"""LibraGrad (Mehri et al., CVPR 2025): softmax weights, the norms' scale and the
+gates of GELU and SiLU count as constants.
+"""
+global___GradientRule = GradientRule
+
+class _Fill:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _FillEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Fill.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    FILL_UNSPECIFIED: _Fill.ValueType  # 0
+    """MEAN"""
+    FILL_MEAN: _Fill.ValueType  # 1
+    """the mean colour of preprocessing"""
+    FILL_BLACK: _Fill.ValueType  # 2
+    FILL_BLUR: _Fill.ValueType  # 3
+    """the picture under a Gaussian"""
+    FILL_NOISE: _Fill.ValueType  # 4
+    """seeded"""
+
+class Fill(_Fill, metaclass=_FillEnumTypeWrapper):
+    """---- Perturbation and paths: many forward passes. ---------------------------
+
+    What stands in for missing content.
+    """
+
+FILL_UNSPECIFIED: Fill.ValueType  # 0
+"""MEAN"""
+FILL_MEAN: Fill.ValueType  # 1
+"""the mean colour of preprocessing"""
+FILL_BLACK: Fill.ValueType  # 2
+FILL_BLUR: Fill.ValueType  # 3
+"""the picture under a Gaussian"""
+FILL_NOISE: Fill.ValueType  # 4
+"""seeded"""
+global___Fill = Fill
+
+class _LineRule:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _LineRuleEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_LineRule.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    LINE_RULE_UNSPECIFIED: _LineRule.ValueType  # 0
+    """MEAN"""
+    LINE_RULE_MEAN: _LineRule.ValueType  # 1
+    """line x mean of the row"""
+    LINE_RULE_MAX: _LineRule.ValueType  # 2
+    """line x largest of the row"""
+    LINE_RULE_RANGE: _LineRule.ValueType  # 3
+    """min + line x (max - min)"""
+    LINE_RULE_MEAN_STD: _LineRule.ValueType  # 4
+    """mean + line x standard deviation"""
+
+class LineRule(_LineRule, metaclass=_LineRuleEnumTypeWrapper):
+    """---- Semantic attention and masks. ------------------------------------------
+
+    What is compared with a patch's attention to call it attended.
+    """
+
+LINE_RULE_UNSPECIFIED: LineRule.ValueType  # 0
+"""MEAN"""
+LINE_RULE_MEAN: LineRule.ValueType  # 1
+"""line x mean of the row"""
+LINE_RULE_MAX: LineRule.ValueType  # 2
+"""line x largest of the row"""
+LINE_RULE_RANGE: LineRule.ValueType  # 3
+"""min + line x (max - min)"""
+LINE_RULE_MEAN_STD: LineRule.ValueType  # 4
+"""mean + line x standard deviation"""
+global___LineRule = LineRule
+
+class _PatchWeighting:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _PatchWeightingEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_PatchWeighting.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    PATCH_WEIGHTING_UNSPECIFIED: _PatchWeighting.ValueType  # 0
+    """COUNT"""
+    PATCH_WEIGHTING_COUNT: _PatchWeighting.ValueType  # 1
+    """its keypoints; 1 without any"""
+    PATCH_WEIGHTING_COUNT_PLUS_ONE: _PatchWeighting.ValueType  # 2
+    """its keypoints plus 1"""
+
+class PatchWeighting(_PatchWeighting, metaclass=_PatchWeightingEnumTypeWrapper):
+    """What an attended patch counts for."""
+
+PATCH_WEIGHTING_UNSPECIFIED: PatchWeighting.ValueType  # 0
+"""COUNT"""
+PATCH_WEIGHTING_COUNT: PatchWeighting.ValueType  # 1
+"""its keypoints; 1 without any"""
+PATCH_WEIGHTING_COUNT_PLUS_ONE: PatchWeighting.ValueType  # 2
+"""its keypoints plus 1"""
+global___PatchWeighting = PatchWeighting
+
+class _MaskSource:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _MaskSourceEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_MaskSource.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    MASK_SOURCE_UNSPECIFIED: _MaskSource.ValueType  # 0
+    """RAW"""
+    MASK_SOURCE_RAW: _MaskSource.ValueType  # 1
+    MASK_SOURCE_LOG: _MaskSource.ValueType  # 2
+    MASK_SOURCE_POWER: _MaskSource.ValueType  # 3
+    MASK_SOURCE_ROLLOUT: _MaskSource.ValueType  # 4
+
+class MaskSource(_MaskSource, metaclass=_MaskSourceEnumTypeWrapper): ...
+
+MASK_SOURCE_UNSPECIFIED: MaskSource.ValueType  # 0
+"""RAW"""
+MASK_SOURCE_RAW: MaskSource.ValueType  # 1
+MASK_SOURCE_LOG: MaskSource.ValueType  # 2
+MASK_SOURCE_POWER: MaskSource.ValueType  # 3
+MASK_SOURCE_ROLLOUT: MaskSource.ValueType  # 4
+global___MaskSource = MaskSource
+
+class _MaskSelection:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _MaskSelectionEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_MaskSelection.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    MASK_SELECTION_UNSPECIFIED: _MaskSelection.ValueType  # 0
+    """HIGH"""
+    MASK_SELECTION_HIGH: _MaskSelection.ValueType  # 1
+    """hide what is attended most (AttMask-High)"""
+    MASK_SELECTION_LOW: _MaskSelection.ValueType  # 2
+    """hide what is attended least (AttMask-Low)"""
+
+class MaskSelection(_MaskSelection, metaclass=_MaskSelectionEnumTypeWrapper): ...
+
+MASK_SELECTION_UNSPECIFIED: MaskSelection.ValueType  # 0
+"""HIGH"""
+MASK_SELECTION_HIGH: MaskSelection.ValueType  # 1
+"""hide what is attended most (AttMask-High)"""
+MASK_SELECTION_LOW: MaskSelection.ValueType  # 2
+"""hide what is attended least (AttMask-Low)"""
+global___MaskSelection = MaskSelection
 
 class _Redistribution:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -33,7 +262,10 @@ class _RedistributionEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper.
     """rollout over all blocks, as in Black et al."""
 
 class Redistribution(_Redistribution, metaclass=_RedistributionEnumTypeWrapper):
-    """How the parts of the similarity move from output tokens back to input patches."""
+    """---- Pairs. -----------------------------------------------------------------
+
+    How the parts of the similarity move from output tokens back to input patches.
+    """
 
 REDISTRIBUTION_UNSPECIFIED: Redistribution.ValueType  # 0
 """ROLLOUT where the model has global attention, else NONE"""
@@ -70,27 +302,27 @@ global___BiasMode = BiasMode
 
 @typing.final
 class RawAttention(google.protobuf.message.Message):
-    """Attention of the readout to each patch: the class token's row of one block's
-    attention (the mean of both class tokens' rows for a distilled DeiT; the mean
-    over the pooled tokens' rows for a mean-pooled ViT). Values in [0, 1].
-    """
+    """Raw: attention of the readout to each patch, after the softmax. Values in [0, 1]."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     BLOCK_FIELD_NUMBER: builtins.int
     HEAD_FIELD_NUMBER: builtins.int
+    EACH_FIELD_NUMBER: builtins.int
     block: builtins.int
-    """0-based, from 0 to ModelInfo.blocks - 1. Default: the last block."""
+    """From 0 to ModelInfo.blocks - 1. Default: the last block."""
     head: builtins.int
-    """0-based, from 0 to ModelInfo.heads - 1. Default: the mean over the heads."""
+    """From 0 to ModelInfo.heads - 1. Default: the mean over the heads."""
+    each: global___Each.ValueType
     def __init__(
         self,
         *,
         block: builtins.int | None = ...,
         head: builtins.int | None = ...,
+        each: global___Each.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_block", b"_block", "_head", b"_head", "block", b"block", "head", b"head"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_block", b"_block", "_head", b"_head", "block", b"block", "head", b"head"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_block", b"_block", "_head", b"_head", "block", b"block", "each", b"each", "head", b"head"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_block", b"_block"]) -> typing.Literal["block"] | None: ...
     @typing.overload
@@ -99,8 +331,162 @@ class RawAttention(google.protobuf.message.Message):
 global___RawAttention = RawAttention
 
 @typing.final
+class RawScores(google.protobuf.message.Message):
+    """Raw*: the scores before the softmax, q.k / sqrt(head size). Signed. Its
+    min-max scaled map is that of RawLog.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BLOCK_FIELD_NUMBER: builtins.int
+    HEAD_FIELD_NUMBER: builtins.int
+    EACH_FIELD_NUMBER: builtins.int
+    block: builtins.int
+    head: builtins.int
+    each: global___Each.ValueType
+    def __init__(
+        self,
+        *,
+        block: builtins.int | None = ...,
+        head: builtins.int | None = ...,
+        each: global___Each.ValueType = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_block", b"_block", "_head", b"_head", "block", b"block", "head", b"head"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_block", b"_block", "_head", b"_head", "block", b"block", "each", b"each", "head", b"head"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_block", b"_block"]) -> typing.Literal["block"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_head", b"_head"]) -> typing.Literal["head"] | None: ...
+
+global___RawScores = RawScores
+
+@typing.final
+class RawLog(google.protobuf.message.Message):
+    """Raw-Log: mean over heads of the logarithm of attention. Values <= 0."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BLOCK_FIELD_NUMBER: builtins.int
+    HEAD_FIELD_NUMBER: builtins.int
+    EACH_FIELD_NUMBER: builtins.int
+    block: builtins.int
+    head: builtins.int
+    each: global___Each.ValueType
+    def __init__(
+        self,
+        *,
+        block: builtins.int | None = ...,
+        head: builtins.int | None = ...,
+        each: global___Each.ValueType = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_block", b"_block", "_head", b"_head", "block", b"block", "head", b"head"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_block", b"_block", "_head", b"_head", "block", b"block", "each", b"each", "head", b"head"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_block", b"_block"]) -> typing.Literal["block"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_head", b"_head"]) -> typing.Literal["head"] | None: ...
+
+global___RawLog = RawLog
+
+@typing.final
+class RawPower(google.protobuf.message.Message):
+    """Raw-Pow: mean over heads of attention to a power. Values in [0, 1]."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BLOCK_FIELD_NUMBER: builtins.int
+    HEAD_FIELD_NUMBER: builtins.int
+    EACH_FIELD_NUMBER: builtins.int
+    POWER_FIELD_NUMBER: builtins.int
+    block: builtins.int
+    head: builtins.int
+    each: global___Each.ValueType
+    power: builtins.float
+    """In (0, 1]. Default: 0.5. At 1 it is RawAttention."""
+    def __init__(
+        self,
+        *,
+        block: builtins.int | None = ...,
+        head: builtins.int | None = ...,
+        each: global___Each.ValueType = ...,
+        power: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_block", b"_block", "_head", b"_head", "_power", b"_power", "block", b"block", "head", b"head", "power", b"power"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_block", b"_block", "_head", b"_head", "_power", b"_power", "block", b"block", "each", b"each", "head", b"head", "power", b"power"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_block", b"_block"]) -> typing.Literal["block"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_head", b"_head"]) -> typing.Literal["head"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_power", b"_power"]) -> typing.Literal["power"] | None: ...
+
+global___RawPower = RawPower
+
+@typing.final
+class KeyNorm(google.protobuf.message.Message):
+    """Keys-norm: Euclidean length of each patch's key, averaged over heads first.
+    Values >= 0.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BLOCK_FIELD_NUMBER: builtins.int
+    HEAD_FIELD_NUMBER: builtins.int
+    EACH_FIELD_NUMBER: builtins.int
+    block: builtins.int
+    head: builtins.int
+    each: global___Each.ValueType
+    def __init__(
+        self,
+        *,
+        block: builtins.int | None = ...,
+        head: builtins.int | None = ...,
+        each: global___Each.ValueType = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_block", b"_block", "_head", b"_head", "block", b"block", "head", b"head"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_block", b"_block", "_head", b"_head", "block", b"block", "each", b"each", "head", b"head"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_block", b"_block"]) -> typing.Literal["block"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_head", b"_head"]) -> typing.Literal["head"] | None: ...
+
+global___KeyNorm = KeyNorm
+
+@typing.final
+class ScoresTimesKeyNorm(google.protobuf.message.Message):
+    """Raw* times Keys-norm, place by place."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BLOCK_FIELD_NUMBER: builtins.int
+    HEAD_FIELD_NUMBER: builtins.int
+    EACH_FIELD_NUMBER: builtins.int
+    PREMAP_FIELD_NUMBER: builtins.int
+    block: builtins.int
+    head: builtins.int
+    each: global___Each.ValueType
+    premap: builtins.bool
+    """Scale both maps to [0, 1] before the product. Default: false, as printed."""
+    def __init__(
+        self,
+        *,
+        block: builtins.int | None = ...,
+        head: builtins.int | None = ...,
+        each: global___Each.ValueType = ...,
+        premap: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_block", b"_block", "_head", b"_head", "block", b"block", "head", b"head"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_block", b"_block", "_head", b"_head", "block", b"block", "each", b"each", "head", b"head", "premap", b"premap"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_block", b"_block"]) -> typing.Literal["block"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_head", b"_head"]) -> typing.Literal["head"] | None: ...
+
+global___ScoresTimesKeyNorm = ScoresTimesKeyNorm
+
+@typing.final
 class Rollout(google.protobuf.message.Message):
-    """Attention rollout (Abnar and Zuidema): head-mean attention plus identity, rows
+    """Attention rollout (Abnar and Zuidema): fused attention plus identity, rows
     normalised, multiplied over a range of blocks; the readout's row of the
     product. Values in [0, 1].
     """
@@ -110,13 +496,20 @@ class Rollout(google.protobuf.message.Message):
     START_BLOCK_FIELD_NUMBER: builtins.int
     END_BLOCK_FIELD_NUMBER: builtins.int
     PROFILE_FIELD_NUMBER: builtins.int
+    FUSION_FIELD_NUMBER: builtins.int
+    DISCARD_RATIO_FIELD_NUMBER: builtins.int
     start_block: builtins.int
-    """0-based, inclusive. Defaults: the first and the last block."""
+    """Inclusive. Defaults: the first and the last block."""
     end_block: builtins.int
     profile: pairlens.v1.common_pb2.Profile.ValueType
     """STRICT: the last block on the left, as in Abnar and Zuidema: rows are output
     tokens. REFERENCE and PAPER: the first block on the left, as the thesis
     prints (eqs 2.33, 2.34) and its code does.
+    """
+    fusion: global___HeadFusion.ValueType
+    discard_ratio: builtins.float
+    """Part of the fused attention's entries, the smallest, that is set to zero
+    before the identity is added, in [0, 1). Default: 0.
     """
     def __init__(
         self,
@@ -124,9 +517,13 @@ class Rollout(google.protobuf.message.Message):
         start_block: builtins.int | None = ...,
         end_block: builtins.int | None = ...,
         profile: pairlens.v1.common_pb2.Profile.ValueType = ...,
+        fusion: global___HeadFusion.ValueType = ...,
+        discard_ratio: builtins.float | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_end_block", b"_end_block", "_start_block", b"_start_block", "end_block", b"end_block", "start_block", b"start_block"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_end_block", b"_end_block", "_start_block", b"_start_block", "end_block", b"end_block", "profile", b"profile", "start_block", b"start_block"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_discard_ratio", b"_discard_ratio", "_end_block", b"_end_block", "_start_block", b"_start_block", "discard_ratio", b"discard_ratio", "end_block", b"end_block", "start_block", b"start_block"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_discard_ratio", b"_discard_ratio", "_end_block", b"_end_block", "_start_block", b"_start_block", "discard_ratio", b"discard_ratio", "end_block", b"end_block", "fusion", b"fusion", "profile", b"profile", "start_block", b"start_block"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_discard_ratio", b"_discard_ratio"]) -> typing.Literal["discard_ratio"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_end_block", b"_end_block"]) -> typing.Literal["end_block"] | None: ...
     @typing.overload
@@ -135,47 +532,446 @@ class Rollout(google.protobuf.message.Message):
 global___Rollout = Rollout
 
 @typing.final
-class GradCam(google.protobuf.message.Message):
-    """GradCAM at the model's default layer: the last stage's output of a ResNet, the
-    final norm and activation of a pre-activation ResNet, norm1 of the last block
-    of a ViT. The target's logit is differentiated. Values >= 0.
+class AttentionRelevance(google.protobuf.message.Message):
+    """---- Relevance: attention weighed by the gradient of a target. --------------
+
+    Generic attention relevance (Chefer et al., ICCV 2021): R <- R + C R with
+    C = mean over heads of max(0, gradient x attention). Values >= 0. The default
+    for a class target on a ViT.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    START_BLOCK_FIELD_NUMBER: builtins.int
+    start_block: builtins.int
+    """First block that is multiplied. Default: 0."""
     def __init__(
         self,
+        *,
+        start_block: builtins.int | None = ...,
     ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_start_block", b"_start_block", "start_block", b"start_block"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_start_block", b"_start_block", "start_block", b"start_block"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_start_block", b"_start_block"]) -> typing.Literal["start_block"] | None: ...
+
+global___AttentionRelevance = AttentionRelevance
+
+@typing.final
+class TransformerAttribution(google.protobuf.message.Message):
+    """TIBAV (Chefer et al., CVPR 2021): layer-wise relevance times gradient, rolled
+    out. Values >= 0. Contains LRP rules, over which a patent is claimed for
+    commercial use; never a default.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    START_BLOCK_FIELD_NUMBER: builtins.int
+    SINGLE_PRECISION_FIELD_NUMBER: builtins.int
+    start_block: builtins.int
+    """First block that is multiplied. Default: 0."""
+    single_precision: builtins.bool
+    """Compute in float32 rather than float64, at half the cost. The rules divide by
+    numbers that may be near zero: of 12 maps of a trained ViT, 4 in float32 had a
+    correlation below 0.9 with those in float64.
+    """
+    def __init__(
+        self,
+        *,
+        start_block: builtins.int | None = ...,
+        single_precision: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_start_block", b"_start_block", "start_block", b"start_block"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_start_block", b"_start_block", "single_precision", b"single_precision", "start_block", b"start_block"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_start_block", b"_start_block"]) -> typing.Literal["start_block"] | None: ...
+
+global___TransformerAttribution = TransformerAttribution
+
+@typing.final
+class LeGrad(google.protobuf.message.Message):
+    """LeGrad (Bousselham et al., ICCV 2025): positive gradients of each block's own
+    score by its attention, mean over heads, rows and blocks. Values >= 0.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    START_BLOCK_FIELD_NUMBER: builtins.int
+    start_block: builtins.int
+    """First block of the mean. Default: 0."""
+    def __init__(
+        self,
+        *,
+        start_block: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_start_block", b"_start_block", "start_block", b"start_block"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_start_block", b"_start_block", "start_block", b"start_block"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_start_block", b"_start_block"]) -> typing.Literal["start_block"] | None: ...
+
+global___LeGrad = LeGrad
+
+@typing.final
+class GradCam(google.protobuf.message.Message):
+    """GradCAM. Values >= 0."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LAYER_FIELD_NUMBER: builtins.int
+    RULE_FIELD_NUMBER: builtins.int
+    layer: builtins.str
+    """Name of the module whose output is weighed, as in timm ("layer4.2",
+    "blocks.11.norm1"). Default: ModelInfo.cam_layer, the papers' choice.
+    """
+    rule: global___GradientRule.ValueType
+    def __init__(
+        self,
+        *,
+        layer: builtins.str | None = ...,
+        rule: global___GradientRule.ValueType = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_layer", b"_layer", "layer", b"layer"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_layer", b"_layer", "layer", b"layer", "rule", b"rule"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_layer", b"_layer"]) -> typing.Literal["layer"] | None: ...
 
 global___GradCam = GradCam
 
 @typing.final
-class ExplanationMethod(google.protobuf.message.Message):
-    """A method of Explain with its parameters."""
+class GradCamPlusPlus(google.protobuf.message.Message):
+    """GradCAM++. Values >= 0."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
-    RAW_ATTENTION_FIELD_NUMBER: builtins.int
-    ROLLOUT_FIELD_NUMBER: builtins.int
-    GRAD_CAM_FIELD_NUMBER: builtins.int
-    @property
-    def raw_attention(self) -> global___RawAttention: ...
-    @property
-    def rollout(self) -> global___Rollout: ...
-    @property
-    def grad_cam(self) -> global___GradCam: ...
+    LAYER_FIELD_NUMBER: builtins.int
+    layer: builtins.str
     def __init__(
         self,
         *,
-        raw_attention: global___RawAttention | None = ...,
-        rollout: global___Rollout | None = ...,
-        grad_cam: global___GradCam | None = ...,
+        layer: builtins.str | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["grad_cam", b"grad_cam", "method", b"method", "raw_attention", b"raw_attention", "rollout", b"rollout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["grad_cam", b"grad_cam", "method", b"method", "raw_attention", b"raw_attention", "rollout", b"rollout"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["method", b"method"]) -> typing.Literal["raw_attention", "rollout", "grad_cam"] | None: ...
+    def HasField(self, field_name: typing.Literal["_layer", b"_layer", "layer", b"layer"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_layer", b"_layer", "layer", b"layer"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_layer", b"_layer"]) -> typing.Literal["layer"] | None: ...
 
-global___ExplanationMethod = ExplanationMethod
+global___GradCamPlusPlus = GradCamPlusPlus
+
+@typing.final
+class XGradCam(google.protobuf.message.Message):
+    """XGradCAM. Values >= 0."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LAYER_FIELD_NUMBER: builtins.int
+    RULE_FIELD_NUMBER: builtins.int
+    layer: builtins.str
+    rule: global___GradientRule.ValueType
+    def __init__(
+        self,
+        *,
+        layer: builtins.str | None = ...,
+        rule: global___GradientRule.ValueType = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_layer", b"_layer", "layer", b"layer"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_layer", b"_layer", "layer", b"layer", "rule", b"rule"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_layer", b"_layer"]) -> typing.Literal["layer"] | None: ...
+
+global___XGradCam = XGradCam
+
+@typing.final
+class LayerCam(google.protobuf.message.Message):
+    """LayerCAM. Values >= 0."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LAYER_FIELD_NUMBER: builtins.int
+    RULE_FIELD_NUMBER: builtins.int
+    layer: builtins.str
+    rule: global___GradientRule.ValueType
+    def __init__(
+        self,
+        *,
+        layer: builtins.str | None = ...,
+        rule: global___GradientRule.ValueType = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_layer", b"_layer", "layer", b"layer"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_layer", b"_layer", "layer", b"layer", "rule", b"rule"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_layer", b"_layer"]) -> typing.Literal["layer"] | None: ...
+
+global___LayerCam = LayerCam
+
+@typing.final
+class ScoreCam(google.protobuf.message.Message):
+    """ScoreCAM: channels weighed by the softmax over channels of the target's score
+    of the input under each channel as a mask. Values >= 0. One forward pass a channel.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LAYER_FIELD_NUMBER: builtins.int
+    layer: builtins.str
+    def __init__(
+        self,
+        *,
+        layer: builtins.str | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_layer", b"_layer", "layer", b"layer"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_layer", b"_layer", "layer", b"layer"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_layer", b"_layer"]) -> typing.Literal["layer"] | None: ...
+
+global___ScoreCam = ScoreCam
+
+@typing.final
+class FullGrad(google.protobuf.message.Message):
+    """FullGrad (Srinivas and Fleuret, 2019): input times gradient of every biased
+    layer and of the input, summed by place.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RULE_FIELD_NUMBER: builtins.int
+    ABSOLUTE_FIELD_NUMBER: builtins.int
+    rule: global___GradientRule.ValueType
+    """Default: LIBRA, under which the signed sum over all places is the score; PLAIN
+    where the model has no LIBRA.
+    """
+    absolute: builtins.bool
+    """Take absolute values of each layer's map before the sum."""
+    def __init__(
+        self,
+        *,
+        rule: global___GradientRule.ValueType = ...,
+        absolute: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["absolute", b"absolute", "rule", b"rule"]) -> None: ...
+
+global___FullGrad = FullGrad
+
+@typing.final
+class IntegratedGradients(google.protobuf.message.Message):
+    """Integrated gradients (Sundararajan et al., 2017), summed over channels and over
+    the pixels of each cell. Signed.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STEPS_FIELD_NUMBER: builtins.int
+    BASELINE_FIELD_NUMBER: builtins.int
+    SEED_FIELD_NUMBER: builtins.int
+    steps: builtins.int
+    """Points of the path, from 2 to 512. Default: 32."""
+    baseline: global___Fill.ValueType
+    seed: builtins.int
+    """Of NOISE. Default: 0."""
+    def __init__(
+        self,
+        *,
+        steps: builtins.int | None = ...,
+        baseline: global___Fill.ValueType = ...,
+        seed: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_seed", b"_seed", "_steps", b"_steps", "seed", b"seed", "steps", b"steps"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_seed", b"_seed", "_steps", b"_steps", "baseline", b"baseline", "seed", b"seed", "steps", b"steps"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_seed", b"_seed"]) -> typing.Literal["seed"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_steps", b"_steps"]) -> typing.Literal["steps"] | None: ...
+
+global___IntegratedGradients = IntegratedGradients
+
+@typing.final
+class Occlusion(google.protobuf.message.Message):
+    """Occlusion (Zeiler and Fergus, 2014): how far the score falls when the window
+    around a cell is filled. Signed. One forward pass a cell: the slow,
+    model-free yardstick.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WINDOW_FIELD_NUMBER: builtins.int
+    FILL_FIELD_NUMBER: builtins.int
+    SEED_FIELD_NUMBER: builtins.int
+    window: builtins.int
+    """Side of the window in cells, odd. Default: 1."""
+    fill: global___Fill.ValueType
+    seed: builtins.int
+    """Of NOISE. Default: 0."""
+    def __init__(
+        self,
+        *,
+        window: builtins.int | None = ...,
+        fill: global___Fill.ValueType = ...,
+        seed: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_seed", b"_seed", "_window", b"_window", "seed", b"seed", "window", b"window"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_seed", b"_seed", "_window", b"_window", "fill", b"fill", "seed", b"seed", "window", b"window"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_seed", b"_seed"]) -> typing.Literal["seed"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_window", b"_window"]) -> typing.Literal["window"] | None: ...
+
+global___Occlusion = Occlusion
+
+@typing.final
+class HiddenUnit(google.protobuf.message.Message):
+    """---- Features. --------------------------------------------------------------
+
+    Activation map of one hidden unit of a block's MLP, after its activation
+    function (Ghiasi et al., 2022). ExplainResponse.units lists the strongest units.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BLOCK_FIELD_NUMBER: builtins.int
+    UNIT_FIELD_NUMBER: builtins.int
+    STRONGEST_FIELD_NUMBER: builtins.int
+    block: builtins.int
+    """Default: the last block."""
+    unit: builtins.int
+    """Default: the unit with the largest mean over patches, the first of
+    ExplainResponse.units.
+    """
+    strongest: builtins.int
+    """Strongest units to list, each with its map in panels, from 1 to 64. Default: 8."""
+    def __init__(
+        self,
+        *,
+        block: builtins.int | None = ...,
+        unit: builtins.int | None = ...,
+        strongest: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_block", b"_block", "_strongest", b"_strongest", "_unit", b"_unit", "block", b"block", "strongest", b"strongest", "unit", b"unit"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_block", b"_block", "_strongest", b"_strongest", "_unit", b"_unit", "block", b"block", "strongest", b"strongest", "unit", b"unit"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_block", b"_block"]) -> typing.Literal["block"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_strongest", b"_strongest"]) -> typing.Literal["strongest"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_unit", b"_unit"]) -> typing.Literal["unit"] | None: ...
+
+global___HiddenUnit = HiddenUnit
+
+@typing.final
+class SemanticAttention(google.protobuf.message.Message):
+    """How attention relates patches with SIFT keypoints (K) and without (N):
+    ExplainResponse.interrelations holds KK, KN, NK, NN and the focus index of every
+    block and head; the map holds each patch's score in one block, in [0, 1]. The
+    paper's equations 2 to 5 are reconstructed; the parameters are the choices.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BLOCK_FIELD_NUMBER: builtins.int
+    LINE_RULE_FIELD_NUMBER: builtins.int
+    LINE_FIELD_NUMBER: builtins.int
+    WEIGHTING_FIELD_NUMBER: builtins.int
+    ATTENTION_WEIGHTED_FIELD_NUMBER: builtins.int
+    DEDUPE_FIELD_NUMBER: builtins.int
+    RENORMALISED_FIELD_NUMBER: builtins.int
+    block: builtins.int
+    """Block of the map. Default: the last."""
+    line_rule: global___LineRule.ValueType
+    line: builtins.float
+    """In [0, 10]. Default: 1."""
+    weighting: global___PatchWeighting.ValueType
+    attention_weighted: builtins.bool
+    """Weigh attended patches by attention, too."""
+    dedupe: builtins.bool
+    """Count a keypoint of several orientations once."""
+    renormalised: builtins.bool
+    """Scale rows to sum 1 before the entropy of the focus index."""
+    def __init__(
+        self,
+        *,
+        block: builtins.int | None = ...,
+        line_rule: global___LineRule.ValueType = ...,
+        line: builtins.float | None = ...,
+        weighting: global___PatchWeighting.ValueType = ...,
+        attention_weighted: builtins.bool = ...,
+        dedupe: builtins.bool = ...,
+        renormalised: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_block", b"_block", "_line", b"_line", "block", b"block", "line", b"line"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_block", b"_block", "_line", b"_line", "attention_weighted", b"attention_weighted", "block", b"block", "dedupe", b"dedupe", "line", b"line", "line_rule", b"line_rule", "renormalised", b"renormalised", "weighting", b"weighting"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_block", b"_block"]) -> typing.Literal["block"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_line", b"_line"]) -> typing.Literal["line"] | None: ...
+
+global___SemanticAttention = SemanticAttention
+
+@typing.final
+class AttentionMask(google.protobuf.message.Message):
+    """Masks for masked image modelling (AttMask: Kakogeorgiou et al., 2022; its
+    variants: Reppas 2022). ExplainResponse.mask holds the mask, true where a patch
+    is hidden; the map holds the attention that it was made of.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: builtins.int
+    BLOCKS_FIELD_NUMBER: builtins.int
+    POWER_FIELD_NUMBER: builtins.int
+    START_BLOCK_FIELD_NUMBER: builtins.int
+    END_BLOCK_FIELD_NUMBER: builtins.int
+    SELECTION_FIELD_NUMBER: builtins.int
+    RATIO_FIELD_NUMBER: builtins.int
+    MAX_RATIO_FIELD_NUMBER: builtins.int
+    HINT_RATIO_FIELD_NUMBER: builtins.int
+    SEED_FIELD_NUMBER: builtins.int
+    PROFILE_FIELD_NUMBER: builtins.int
+    source: global___MaskSource.ValueType
+    power: builtins.float
+    """Of POWER, in (0, 1]. Default: 0.5."""
+    start_block: builtins.int
+    """Blocks of ROLLOUT, inclusive. Defaults: the first and the last."""
+    end_block: builtins.int
+    selection: global___MaskSelection.ValueType
+    ratio: builtins.float
+    """Part of the patches that is hidden, in (0, 1). Default: 0.3."""
+    max_ratio: builtins.float
+    """With it, the ratio is drawn evenly from ratio to max_ratio."""
+    hint_ratio: builtins.float
+    """Of HIGH: part of the most attended tenth of the patches that is shown again
+    (AttMask-Hint), in [0, 1]. Default: 0.
+    """
+    seed: builtins.int
+    """Of the draws. Default: 0."""
+    profile: pairlens.v1.common_pb2.Profile.ValueType
+    """Of ROLLOUT, as in Rollout."""
+    @property
+    def blocks(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Blocks of RAW, LOG and POWER; one mask each, in panels when several. Default: the last."""
+
+    def __init__(
+        self,
+        *,
+        source: global___MaskSource.ValueType = ...,
+        blocks: collections.abc.Iterable[builtins.int] | None = ...,
+        power: builtins.float | None = ...,
+        start_block: builtins.int | None = ...,
+        end_block: builtins.int | None = ...,
+        selection: global___MaskSelection.ValueType = ...,
+        ratio: builtins.float | None = ...,
+        max_ratio: builtins.float | None = ...,
+        hint_ratio: builtins.float | None = ...,
+        seed: builtins.int | None = ...,
+        profile: pairlens.v1.common_pb2.Profile.ValueType = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_end_block", b"_end_block", "_hint_ratio", b"_hint_ratio", "_max_ratio", b"_max_ratio", "_power", b"_power", "_ratio", b"_ratio", "_seed", b"_seed", "_start_block", b"_start_block", "end_block", b"end_block", "hint_ratio", b"hint_ratio", "max_ratio", b"max_ratio", "power", b"power", "ratio", b"ratio", "seed", b"seed", "start_block", b"start_block"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_end_block", b"_end_block", "_hint_ratio", b"_hint_ratio", "_max_ratio", b"_max_ratio", "_power", b"_power", "_ratio", b"_ratio", "_seed", b"_seed", "_start_block", b"_start_block", "blocks", b"blocks", "end_block", b"end_block", "hint_ratio", b"hint_ratio", "max_ratio", b"max_ratio", "power", b"power", "profile", b"profile", "ratio", b"ratio", "seed", b"seed", "selection", b"selection", "source", b"source", "start_block", b"start_block"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_end_block", b"_end_block"]) -> typing.Literal["end_block"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_hint_ratio", b"_hint_ratio"]) -> typing.Literal["hint_ratio"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_max_ratio", b"_max_ratio"]) -> typing.Literal["max_ratio"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_power", b"_power"]) -> typing.Literal["power"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_ratio", b"_ratio"]) -> typing.Literal["ratio"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_seed", b"_seed"]) -> typing.Literal["seed"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_start_block", b"_start_block"]) -> typing.Literal["start_block"] | None: ...
+
+global___AttentionMask = AttentionMask
 
 @typing.final
 class PooledDecomposition(google.protobuf.message.Message):
@@ -191,6 +987,7 @@ class PooledDecomposition(google.protobuf.message.Message):
     REDISTRIBUTION_FIELD_NUMBER: builtins.int
     BIAS_MODE_FIELD_NUMBER: builtins.int
     MATCH_MATRIX_FIELD_NUMBER: builtins.int
+    FUSION_FIELD_NUMBER: builtins.int
     profile: pairlens.v1.common_pb2.Profile.ValueType
     """With rollout R (rows are output tokens) and parts g of the similarity:
     STRICT: R^T g with R = A_L ... A_1; the map, bias_share and prefix_share sum
@@ -201,6 +998,8 @@ class PooledDecomposition(google.protobuf.message.Message):
     bias_mode: global___BiasMode.ValueType
     match_matrix: builtins.bool
     """Return PairMatch.match_matrix, within Limits.max_match_values."""
+    fusion: global___HeadFusion.ValueType
+    """Of ROLLOUT: how heads become one matrix."""
     def __init__(
         self,
         *,
@@ -208,40 +1007,283 @@ class PooledDecomposition(google.protobuf.message.Message):
         redistribution: global___Redistribution.ValueType = ...,
         bias_mode: global___BiasMode.ValueType = ...,
         match_matrix: builtins.bool = ...,
+        fusion: global___HeadFusion.ValueType = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["bias_mode", b"bias_mode", "match_matrix", b"match_matrix", "profile", b"profile", "redistribution", b"redistribution"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bias_mode", b"bias_mode", "fusion", b"fusion", "match_matrix", b"match_matrix", "profile", b"profile", "redistribution", b"redistribution"]) -> None: ...
 
 global___PooledDecomposition = PooledDecomposition
 
 @typing.final
+class Affinity(google.protobuf.message.Message):
+    """How much a place of one picture looks like the other picture as a whole: cosine
+    of the place's own projected feature with the other embedding, in [-1, 1]. Does
+    not sum to the similarity. For models whose embedding is the class token.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___Affinity = Affinity
+
+@typing.final
+class Correspondence(google.protobuf.message.Message):
+    """What in the other picture matches a region: the part of the similarity owed to
+    the region together with each place (the region's rows, or columns, of the match
+    matrix, summed). Exactly one region is set. Needs a model that PooledDecomposition
+    takes. The region's own picture shows how much each of its cells adds.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    QUERY_REGION_FIELD_NUMBER: builtins.int
+    CANDIDATE_REGION_FIELD_NUMBER: builtins.int
+    @property
+    def query_region(self) -> pairlens.v1.common_pb2.Box:
+        """In original pixels of the query; cells count by the part of them inside."""
+
+    @property
+    def candidate_region(self) -> pairlens.v1.common_pb2.Box:
+        """In original pixels of the candidate, the same for all candidates."""
+
+    def __init__(
+        self,
+        *,
+        query_region: pairlens.v1.common_pb2.Box | None = ...,
+        candidate_region: pairlens.v1.common_pb2.Box | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["candidate_region", b"candidate_region", "query_region", b"query_region"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["candidate_region", b"candidate_region", "query_region", b"query_region"]) -> None: ...
+
+global___Correspondence = Correspondence
+
+@typing.final
+class ExplanationMethod(google.protobuf.message.Message):
+    """A method of Explain with its parameters."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RAW_ATTENTION_FIELD_NUMBER: builtins.int
+    ROLLOUT_FIELD_NUMBER: builtins.int
+    GRAD_CAM_FIELD_NUMBER: builtins.int
+    RAW_SCORES_FIELD_NUMBER: builtins.int
+    RAW_LOG_FIELD_NUMBER: builtins.int
+    RAW_POWER_FIELD_NUMBER: builtins.int
+    KEY_NORM_FIELD_NUMBER: builtins.int
+    SCORES_TIMES_KEY_NORM_FIELD_NUMBER: builtins.int
+    ATTENTION_RELEVANCE_FIELD_NUMBER: builtins.int
+    TRANSFORMER_ATTRIBUTION_FIELD_NUMBER: builtins.int
+    LE_GRAD_FIELD_NUMBER: builtins.int
+    GRAD_CAM_PLUS_PLUS_FIELD_NUMBER: builtins.int
+    X_GRAD_CAM_FIELD_NUMBER: builtins.int
+    LAYER_CAM_FIELD_NUMBER: builtins.int
+    SCORE_CAM_FIELD_NUMBER: builtins.int
+    FULL_GRAD_FIELD_NUMBER: builtins.int
+    INTEGRATED_GRADIENTS_FIELD_NUMBER: builtins.int
+    OCCLUSION_FIELD_NUMBER: builtins.int
+    HIDDEN_UNIT_FIELD_NUMBER: builtins.int
+    SEMANTIC_ATTENTION_FIELD_NUMBER: builtins.int
+    ATTENTION_MASK_FIELD_NUMBER: builtins.int
+    POOLED_DECOMPOSITION_FIELD_NUMBER: builtins.int
+    AFFINITY_FIELD_NUMBER: builtins.int
+    @property
+    def raw_attention(self) -> global___RawAttention: ...
+    @property
+    def rollout(self) -> global___Rollout: ...
+    @property
+    def grad_cam(self) -> global___GradCam: ...
+    @property
+    def raw_scores(self) -> global___RawScores: ...
+    @property
+    def raw_log(self) -> global___RawLog: ...
+    @property
+    def raw_power(self) -> global___RawPower: ...
+    @property
+    def key_norm(self) -> global___KeyNorm: ...
+    @property
+    def scores_times_key_norm(self) -> global___ScoresTimesKeyNorm: ...
+    @property
+    def attention_relevance(self) -> global___AttentionRelevance: ...
+    @property
+    def transformer_attribution(self) -> global___TransformerAttribution: ...
+    @property
+    def le_grad(self) -> global___LeGrad: ...
+    @property
+    def grad_cam_plus_plus(self) -> global___GradCamPlusPlus: ...
+    @property
+    def x_grad_cam(self) -> global___XGradCam: ...
+    @property
+    def layer_cam(self) -> global___LayerCam: ...
+    @property
+    def score_cam(self) -> global___ScoreCam: ...
+    @property
+    def full_grad(self) -> global___FullGrad: ...
+    @property
+    def integrated_gradients(self) -> global___IntegratedGradients: ...
+    @property
+    def occlusion(self) -> global___Occlusion: ...
+    @property
+    def hidden_unit(self) -> global___HiddenUnit: ...
+    @property
+    def semantic_attention(self) -> global___SemanticAttention: ...
+    @property
+    def attention_mask(self) -> global___AttentionMask: ...
+    @property
+    def pooled_decomposition(self) -> global___PooledDecomposition:
+        """Of a similarity target: the parts of the summed similarity to all its pictures
+        (the class similarity map of Black et al., section 4.2). match_matrix is refused.
+        """
+
+    @property
+    def affinity(self) -> global___Affinity:
+        """Of a similarity target."""
+
+    def __init__(
+        self,
+        *,
+        raw_attention: global___RawAttention | None = ...,
+        rollout: global___Rollout | None = ...,
+        grad_cam: global___GradCam | None = ...,
+        raw_scores: global___RawScores | None = ...,
+        raw_log: global___RawLog | None = ...,
+        raw_power: global___RawPower | None = ...,
+        key_norm: global___KeyNorm | None = ...,
+        scores_times_key_norm: global___ScoresTimesKeyNorm | None = ...,
+        attention_relevance: global___AttentionRelevance | None = ...,
+        transformer_attribution: global___TransformerAttribution | None = ...,
+        le_grad: global___LeGrad | None = ...,
+        grad_cam_plus_plus: global___GradCamPlusPlus | None = ...,
+        x_grad_cam: global___XGradCam | None = ...,
+        layer_cam: global___LayerCam | None = ...,
+        score_cam: global___ScoreCam | None = ...,
+        full_grad: global___FullGrad | None = ...,
+        integrated_gradients: global___IntegratedGradients | None = ...,
+        occlusion: global___Occlusion | None = ...,
+        hidden_unit: global___HiddenUnit | None = ...,
+        semantic_attention: global___SemanticAttention | None = ...,
+        attention_mask: global___AttentionMask | None = ...,
+        pooled_decomposition: global___PooledDecomposition | None = ...,
+        affinity: global___Affinity | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["affinity", b"affinity", "attention_mask", b"attention_mask", "attention_relevance", b"attention_relevance", "full_grad", b"full_grad", "grad_cam", b"grad_cam", "grad_cam_plus_plus", b"grad_cam_plus_plus", "hidden_unit", b"hidden_unit", "integrated_gradients", b"integrated_gradients", "key_norm", b"key_norm", "layer_cam", b"layer_cam", "le_grad", b"le_grad", "method", b"method", "occlusion", b"occlusion", "pooled_decomposition", b"pooled_decomposition", "raw_attention", b"raw_attention", "raw_log", b"raw_log", "raw_power", b"raw_power", "raw_scores", b"raw_scores", "rollout", b"rollout", "score_cam", b"score_cam", "scores_times_key_norm", b"scores_times_key_norm", "semantic_attention", b"semantic_attention", "transformer_attribution", b"transformer_attribution", "x_grad_cam", b"x_grad_cam"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["affinity", b"affinity", "attention_mask", b"attention_mask", "attention_relevance", b"attention_relevance", "full_grad", b"full_grad", "grad_cam", b"grad_cam", "grad_cam_plus_plus", b"grad_cam_plus_plus", "hidden_unit", b"hidden_unit", "integrated_gradients", b"integrated_gradients", "key_norm", b"key_norm", "layer_cam", b"layer_cam", "le_grad", b"le_grad", "method", b"method", "occlusion", b"occlusion", "pooled_decomposition", b"pooled_decomposition", "raw_attention", b"raw_attention", "raw_log", b"raw_log", "raw_power", b"raw_power", "raw_scores", b"raw_scores", "rollout", b"rollout", "score_cam", b"score_cam", "scores_times_key_norm", b"scores_times_key_norm", "semantic_attention", b"semantic_attention", "transformer_attribution", b"transformer_attribution", "x_grad_cam", b"x_grad_cam"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["method", b"method"]) -> typing.Literal["raw_attention", "rollout", "grad_cam", "raw_scores", "raw_log", "raw_power", "key_norm", "scores_times_key_norm", "attention_relevance", "transformer_attribution", "le_grad", "grad_cam_plus_plus", "x_grad_cam", "layer_cam", "score_cam", "full_grad", "integrated_gradients", "occlusion", "hidden_unit", "semantic_attention", "attention_mask", "pooled_decomposition", "affinity"] | None: ...
+
+global___ExplanationMethod = ExplanationMethod
+
+@typing.final
 class PairMethod(google.protobuf.message.Message):
-    """A method of PairSimilarity with its parameters."""
+    """A method of PairSimilarity with its parameters. PooledDecomposition and
+    Correspondence split the similarity exactly. The others are the methods of Explain
+    run on either picture with the similarity to the other one as the target; their
+    maps need not sum to it.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     POOLED_DECOMPOSITION_FIELD_NUMBER: builtins.int
+    CORRESPONDENCE_FIELD_NUMBER: builtins.int
+    AFFINITY_FIELD_NUMBER: builtins.int
+    ATTENTION_RELEVANCE_FIELD_NUMBER: builtins.int
+    TRANSFORMER_ATTRIBUTION_FIELD_NUMBER: builtins.int
+    LE_GRAD_FIELD_NUMBER: builtins.int
+    GRAD_CAM_FIELD_NUMBER: builtins.int
+    X_GRAD_CAM_FIELD_NUMBER: builtins.int
+    LAYER_CAM_FIELD_NUMBER: builtins.int
+    FULL_GRAD_FIELD_NUMBER: builtins.int
+    INTEGRATED_GRADIENTS_FIELD_NUMBER: builtins.int
+    OCCLUSION_FIELD_NUMBER: builtins.int
     @property
     def pooled_decomposition(self) -> global___PooledDecomposition: ...
+    @property
+    def correspondence(self) -> global___Correspondence: ...
+    @property
+    def affinity(self) -> global___Affinity: ...
+    @property
+    def attention_relevance(self) -> global___AttentionRelevance: ...
+    @property
+    def transformer_attribution(self) -> global___TransformerAttribution: ...
+    @property
+    def le_grad(self) -> global___LeGrad: ...
+    @property
+    def grad_cam(self) -> global___GradCam:
+        """One-sided cosine gradients."""
+
+    @property
+    def x_grad_cam(self) -> global___XGradCam: ...
+    @property
+    def layer_cam(self) -> global___LayerCam: ...
+    @property
+    def full_grad(self) -> global___FullGrad: ...
+    @property
+    def integrated_gradients(self) -> global___IntegratedGradients: ...
+    @property
+    def occlusion(self) -> global___Occlusion: ...
     def __init__(
         self,
         *,
         pooled_decomposition: global___PooledDecomposition | None = ...,
+        correspondence: global___Correspondence | None = ...,
+        affinity: global___Affinity | None = ...,
+        attention_relevance: global___AttentionRelevance | None = ...,
+        transformer_attribution: global___TransformerAttribution | None = ...,
+        le_grad: global___LeGrad | None = ...,
+        grad_cam: global___GradCam | None = ...,
+        x_grad_cam: global___XGradCam | None = ...,
+        layer_cam: global___LayerCam | None = ...,
+        full_grad: global___FullGrad | None = ...,
+        integrated_gradients: global___IntegratedGradients | None = ...,
+        occlusion: global___Occlusion | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["method", b"method", "pooled_decomposition", b"pooled_decomposition"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["method", b"method", "pooled_decomposition", b"pooled_decomposition"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["method", b"method"]) -> typing.Literal["pooled_decomposition"] | None: ...
+    def HasField(self, field_name: typing.Literal["affinity", b"affinity", "attention_relevance", b"attention_relevance", "correspondence", b"correspondence", "full_grad", b"full_grad", "grad_cam", b"grad_cam", "integrated_gradients", b"integrated_gradients", "layer_cam", b"layer_cam", "le_grad", b"le_grad", "method", b"method", "occlusion", b"occlusion", "pooled_decomposition", b"pooled_decomposition", "transformer_attribution", b"transformer_attribution", "x_grad_cam", b"x_grad_cam"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["affinity", b"affinity", "attention_relevance", b"attention_relevance", "correspondence", b"correspondence", "full_grad", b"full_grad", "grad_cam", b"grad_cam", "integrated_gradients", b"integrated_gradients", "layer_cam", b"layer_cam", "le_grad", b"le_grad", "method", b"method", "occlusion", b"occlusion", "pooled_decomposition", b"pooled_decomposition", "transformer_attribution", b"transformer_attribution", "x_grad_cam", b"x_grad_cam"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["method", b"method"]) -> typing.Literal["pooled_decomposition", "correspondence", "affinity", "attention_relevance", "transformer_attribution", "le_grad", "grad_cam", "x_grad_cam", "layer_cam", "full_grad", "integrated_gradients", "occlusion"] | None: ...
 
 global___PairMethod = PairMethod
 
 @typing.final
+class SimilarityTarget(google.protobuf.message.Message):
+    """Similarity to other pictures, given as pictures or as embeddings of this model.
+    The score is the sum of the cosine similarities to all of them.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    IMAGES_FIELD_NUMBER: builtins.int
+    EMBEDDINGS_FIELD_NUMBER: builtins.int
+    @property
+    def images(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[pairlens.v1.common_pb2.Image]:
+        """At most Limits.max_candidates."""
+
+    @property
+    def embeddings(self) -> pairlens.v1.common_pb2.Tensor:
+        """float32 [count, ModelInfo.embedding_size], none of them zero; of any length.
+        At most Limits.max_target_embeddings.
+        """
+
+    def __init__(
+        self,
+        *,
+        images: collections.abc.Iterable[pairlens.v1.common_pb2.Image] | None = ...,
+        embeddings: pairlens.v1.common_pb2.Tensor | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["embeddings", b"embeddings"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["embeddings", b"embeddings", "images", b"images"]) -> None: ...
+
+global___SimilarityTarget = SimilarityTarget
+
+@typing.final
 class Target(google.protobuf.message.Message):
-    """What a class-targeted method explains."""
+    """What a targeted method explains."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     CLASS_INDEX_FIELD_NUMBER: builtins.int
     LABEL_FIELD_NUMBER: builtins.int
     PREDICTED_FIELD_NUMBER: builtins.int
+    SIMILARITY_FIELD_NUMBER: builtins.int
     class_index: builtins.int
     """From 0 to ModelInfo.classes - 1."""
     label: builtins.str
@@ -250,15 +1292,20 @@ class Target(google.protobuf.message.Message):
     """
     predicted: builtins.bool
     """The class with the largest logit. The default. Must be true when set."""
+    @property
+    def similarity(self) -> global___SimilarityTarget:
+        """For methods with MethodInfo.takes_similarity."""
+
     def __init__(
         self,
         *,
         class_index: builtins.int = ...,
         label: builtins.str = ...,
         predicted: builtins.bool = ...,
+        similarity: global___SimilarityTarget | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["class_index", b"class_index", "label", b"label", "predicted", b"predicted", "target", b"target"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["class_index", b"class_index", "label", b"label", "predicted", b"predicted", "target", b"target"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["target", b"target"]) -> typing.Literal["class_index", "label", "predicted"] | None: ...
+    def HasField(self, field_name: typing.Literal["class_index", b"class_index", "label", b"label", "predicted", b"predicted", "similarity", b"similarity", "target", b"target"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["class_index", b"class_index", "label", b"label", "predicted", b"predicted", "similarity", b"similarity", "target", b"target"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["target", b"target"]) -> typing.Literal["class_index", "label", "predicted", "similarity"] | None: ...
 
 global___Target = Target

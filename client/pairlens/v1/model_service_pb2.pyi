@@ -173,11 +173,16 @@ class ModelInfo(google.protobuf.message.Message):
     METHODS_FIELD_NUMBER: builtins.int
     DEFAULT_EXPLANATION_METHOD_FIELD_NUMBER: builtins.int
     DEFAULT_PAIR_METHOD_FIELD_NUMBER: builtins.int
+    CAM_LAYER_FIELD_NUMBER: builtins.int
+    HIDDEN_UNITS_FIELD_NUMBER: builtins.int
+    DEFAULT_SIMILARITY_METHOD_FIELD_NUMBER: builtins.int
     name: builtins.str
     architecture: builtins.str
     """timm's name of the architecture."""
     family: builtins.str
-    """"vit", "resnet" or "resnetv2"."""
+    """"vit", "eva", "swin", "pit", "twins", "coat", "convit", "xcit", "resnet",
+    "resnetv2" or "convnext".
+    """
     fingerprint: builtins.str
     """As in Provenance."""
     device: builtins.str
@@ -202,6 +207,10 @@ class ModelInfo(google.protobuf.message.Message):
     heads: builtins.int
     classes: builtins.int
     """Classes of the head; 0 without one."""
+    cam_layer: builtins.str
+    """Module that the class activation maps weigh by default."""
+    hidden_units: builtins.int
+    """Most hidden units of any block's MLP; 0 without blocks of that kind."""
     @property
     def labels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Label of each class, or empty."""
@@ -214,10 +223,16 @@ class ModelInfo(google.protobuf.message.Message):
 
     @property
     def default_explanation_method(self) -> pairlens.v1.methods_pb2.ExplanationMethod:
-        """What runs when a request names no method; unset when there is none."""
+        """What runs when a request names no method and no target or a class; unset when
+        there is none.
+        """
 
     @property
     def default_pair_method(self) -> pairlens.v1.methods_pb2.PairMethod: ...
+    @property
+    def default_similarity_method(self) -> pairlens.v1.methods_pb2.ExplanationMethod:
+        """What runs for a similarity target when a request names no method."""
+
     def __init__(
         self,
         *,
@@ -243,9 +258,12 @@ class ModelInfo(google.protobuf.message.Message):
         methods: collections.abc.Iterable[global___MethodInfo] | None = ...,
         default_explanation_method: pairlens.v1.methods_pb2.ExplanationMethod | None = ...,
         default_pair_method: pairlens.v1.methods_pb2.PairMethod | None = ...,
+        cam_layer: builtins.str = ...,
+        hidden_units: builtins.int = ...,
+        default_similarity_method: pairlens.v1.methods_pb2.ExplanationMethod | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["default_explanation_method", b"default_explanation_method", "default_pair_method", b"default_pair_method", "preprocessing", b"preprocessing"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["architecture", b"architecture", "blocks", b"blocks", "classes", b"classes", "default_explanation_method", b"default_explanation_method", "default_pair_method", b"default_pair_method", "device", b"device", "dtype", b"dtype", "embedding_size", b"embedding_size", "family", b"family", "fingerprint", b"fingerprint", "grid_columns", b"grid_columns", "grid_rows", b"grid_rows", "heads", b"heads", "input_height", b"input_height", "input_width", b"input_width", "labels", b"labels", "methods", b"methods", "name", b"name", "pooling", b"pooling", "prefix_tokens", b"prefix_tokens", "preprocessing", b"preprocessing", "projection", b"projection"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["default_explanation_method", b"default_explanation_method", "default_pair_method", b"default_pair_method", "default_similarity_method", b"default_similarity_method", "preprocessing", b"preprocessing"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["architecture", b"architecture", "blocks", b"blocks", "cam_layer", b"cam_layer", "classes", b"classes", "default_explanation_method", b"default_explanation_method", "default_pair_method", b"default_pair_method", "default_similarity_method", b"default_similarity_method", "device", b"device", "dtype", b"dtype", "embedding_size", b"embedding_size", "family", b"family", "fingerprint", b"fingerprint", "grid_columns", b"grid_columns", "grid_rows", b"grid_rows", "heads", b"heads", "hidden_units", b"hidden_units", "input_height", b"input_height", "input_width", b"input_width", "labels", b"labels", "methods", b"methods", "name", b"name", "pooling", b"pooling", "prefix_tokens", b"prefix_tokens", "preprocessing", b"preprocessing", "projection", b"projection"]) -> None: ...
 
 global___ModelInfo = ModelInfo
 
@@ -257,11 +275,15 @@ class MethodInfo(google.protobuf.message.Message):
     KIND_FIELD_NUMBER: builtins.int
     SUMMARY_FIELD_NUMBER: builtins.int
     REFUSAL_FIELD_NUMBER: builtins.int
-    TAKES_TARGET_FIELD_NUMBER: builtins.int
+    TAKES_CLASS_FIELD_NUMBER: builtins.int
     REVISION_FIELD_NUMBER: builtins.int
     PARAMETERS_FIELD_NUMBER: builtins.int
     EXPLANATION_FIELD_NUMBER: builtins.int
     PAIR_FIELD_NUMBER: builtins.int
+    TAKES_SIMILARITY_FIELD_NUMBER: builtins.int
+    FORWARD_PASSES_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    CAUTION_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Name of the field in ExplanationMethod or PairMethod."""
     kind: global___MethodKind.ValueType
@@ -269,9 +291,20 @@ class MethodInfo(google.protobuf.message.Message):
     """One line on what the method shows."""
     refusal: builtins.str
     """Why this model cannot give it; empty when it can."""
-    takes_target: builtins.bool
+    takes_class: builtins.bool
+    """Of Explain: whether the map can explain a class."""
     revision: builtins.int
     """As in Provenance."""
+    takes_similarity: builtins.bool
+    """Of Explain: whether the map can explain a SimilarityTarget."""
+    forward_passes: builtins.float
+    """About how many plain forward passes of this model one picture costs, with the
+    defaults; for a pair method, one picture with one partner.
+    """
+    source: builtins.str
+    """Where the method comes from: authors, venue, year."""
+    caution: builtins.str
+    """What to know before using it; empty when there is nothing."""
     @property
     def parameters(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ParameterInfo]: ...
     @property
@@ -285,14 +318,18 @@ class MethodInfo(google.protobuf.message.Message):
         kind: global___MethodKind.ValueType = ...,
         summary: builtins.str = ...,
         refusal: builtins.str = ...,
-        takes_target: builtins.bool = ...,
+        takes_class: builtins.bool = ...,
         revision: builtins.int = ...,
         parameters: collections.abc.Iterable[global___ParameterInfo] | None = ...,
         explanation: pairlens.v1.methods_pb2.ExplanationMethod | None = ...,
         pair: pairlens.v1.methods_pb2.PairMethod | None = ...,
+        takes_similarity: builtins.bool = ...,
+        forward_passes: builtins.float = ...,
+        source: builtins.str = ...,
+        caution: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["defaults", b"defaults", "explanation", b"explanation", "pair", b"pair"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["defaults", b"defaults", "explanation", b"explanation", "kind", b"kind", "name", b"name", "pair", b"pair", "parameters", b"parameters", "refusal", b"refusal", "revision", b"revision", "summary", b"summary", "takes_target", b"takes_target"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["caution", b"caution", "defaults", b"defaults", "explanation", b"explanation", "forward_passes", b"forward_passes", "kind", b"kind", "name", b"name", "pair", b"pair", "parameters", b"parameters", "refusal", b"refusal", "revision", b"revision", "source", b"source", "summary", b"summary", "takes_class", b"takes_class", "takes_similarity", b"takes_similarity"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["defaults", b"defaults"]) -> typing.Literal["explanation", "pair"] | None: ...
 
 global___MethodInfo = MethodInfo
@@ -311,13 +348,13 @@ class ParameterInfo(google.protobuf.message.Message):
     name: builtins.str
     """Name of the field in the method's message."""
     type: builtins.str
-    """"int", "bool" or "enum"."""
+    """"int", "float", "bool", "string", "enum", "ints" (a list) or "box"."""
     default_value: builtins.str
     """The default, as text; "" when unset has a meaning of its own."""
     description: builtins.str
     """What the values are, with range or choices, and what unset means."""
     minimum: builtins.float
-    """Inclusive range of an "int"."""
+    """Inclusive range of an "int", a "float" or of each of "ints"."""
     maximum: builtins.float
     @property
     def choices(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
@@ -356,6 +393,7 @@ class Limits(google.protobuf.message.Message):
     MAX_RENDERED_PIXELS_FIELD_NUMBER: builtins.int
     IMAGE_FORMATS_FIELD_NUMBER: builtins.int
     MAX_MATCH_VALUES_FIELD_NUMBER: builtins.int
+    MAX_TARGET_EMBEDDINGS_FIELD_NUMBER: builtins.int
     max_request_bytes: builtins.int
     max_image_bytes: builtins.int
     max_image_pixels: builtins.int
@@ -366,6 +404,8 @@ class Limits(google.protobuf.message.Message):
     """Values of all match matrices of one request together, 4 bytes each: candidates
     times the square of the model's cells.
     """
+    max_target_embeddings: builtins.int
+    """Of SimilarityTarget.embeddings."""
     @property
     def image_formats(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Accepted file formats ("JPEG", "PNG", ...)."""
@@ -380,7 +420,8 @@ class Limits(google.protobuf.message.Message):
         max_rendered_pixels: builtins.int = ...,
         image_formats: collections.abc.Iterable[builtins.str] | None = ...,
         max_match_values: builtins.int = ...,
+        max_target_embeddings: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["image_formats", b"image_formats", "max_candidates", b"max_candidates", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "max_match_values", b"max_match_values", "max_rendered_pixels", b"max_rendered_pixels", "max_request_bytes", b"max_request_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["image_formats", b"image_formats", "max_candidates", b"max_candidates", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "max_match_values", b"max_match_values", "max_rendered_pixels", b"max_rendered_pixels", "max_request_bytes", b"max_request_bytes", "max_target_embeddings", b"max_target_embeddings"]) -> None: ...
 
 global___Limits = Limits

@@ -11,14 +11,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pairlens_server.engine.entry import Entry, Recording
+from pairlens_server.engine.entry import Chunk, Entry, ProbeRecording, Recording
 from pairlens_server.engine.queue import BatchQueue
 from pairlens_server.engine.worker import DeviceWorker
-from pairlens_server.errors import DrainingError, NotReadyError
-from pairlens_server.methods.catalogue import EXPLANATION_METHODS, PAIR_METHODS
+from pairlens_server.errors import DrainingError, NotReadyError, OutOfMemoryError
+from pairlens_server.methods.catalogue import EXPLANATION_METHODS
 from pairlens_server.models.loaded import LoadedModel
 from pairlens_server.recording.activations import Activation
 from pairlens_server.recording.facts import ModelFacts
+from pairlens_server.recording.primitives import Embedding, Logits
+from pairlens_server.recording.probes import Probe
+from pairlens_server.recording.targets import ClassLogit, Similarity
 
 _log = logging.getLogger(__name__)
 
@@ -31,11 +34,13 @@ class EngineSettings:
         max_batch: Most pictures in one forward pass.
         max_wait_s: Seconds that a batch that is not full waits for company.
         max_queued: Pictures that may wait; one more is refused with QUEUE_FULL.
+        probe_chunk: Changed copies of a picture that a probe runs before others may.
     """
 
     max_batch: int = 16
     max_wait_s: float = 0.002
     max_queued: int = 512
+    probe_chunk: int = 32
 
 
 class Engine:
@@ -67,18 +72,28 @@ class Engine:
         return self._models
 
     async def warm_up(self) -> None:
-        """Run each model once with each of its methods, so that no caller pays for first use."""
+        """Run each model once with each of its methods, so that no caller pays for first use.
+
+        A method that does not fit on the device is logged, and refused when it is called.
+
+        Raises:
+            OutOfMemoryError: A model does not fit by itself.
+        """
         for model in self._models:
             facts = self.facts(model)
             size = (3, model.preprocessing.height, model.preprocessing.width)
-            wanted: list[Activation] = []
-            for explanation in EXPLANATION_METHODS:
-                if not explanation.refusal(facts):
-                    wanted += explanation().resolve(facts).needs(None)
-            for pair in PAIR_METHODS:
-                if not pair.refusal(facts):
-                    wanted += pair(match_matrix=True).resolve(facts).needs()
-            await self.record(model, torch.zeros(size), wanted)
+            similarity = Similarity.to(torch.ones(1, facts.embedding_size))
+            basic = [Embedding(), *([Logits()] if facts.classes else [])]
+            await self.record(model, torch.zeros(size), basic)
+            for method in EXPLANATION_METHODS:
+                if method.refusal(facts):
+                    continue
+                target = ClassLogit(0) if method.takes_class and facts.classes else similarity
+                wanted = method().resolve(facts).needs(facts, target)
+                try:
+                    await self.record(model, torch.zeros(size), wanted)
+                except OutOfMemoryError:
+                    _log.warning("%s does not fit on the device with %s", model.name, method.name)
 
     def facts(self, model: LoadedModel) -> ModelFacts:
         """What a model can give.
@@ -117,13 +132,55 @@ class Engine:
             OutOfMemoryError: The picture does not fit on the device, even alone.
             DrainingError: The engine has stopped.
         """
+        return await self._enqueue(model, pixels, tuple(activations), deadline_s, None)
+
+    async def probe(
+        self,
+        model: LoadedModel,
+        pixels: Tensor,
+        probe: Probe,
+        *,
+        deadline_s: float | None = None,
+    ) -> ProbeRecording:
+        """Run a probe chunk by chunk; whoever waits meanwhile gets the device in between.
+
+        When the caller gives up, or the deadline passes, no further chunk runs.
+
+        Args:
+            model: One of the loaded models.
+            pixels: As in `record`.
+            probe: What to ask.
+            deadline_s: Event-loop time after which no chunk is begun.
+
+        Raises:
+            PairlensError: As `record`.
+        """
+        parts: list[Tensor] = []
+        queue_s = compute_s = 0.0
+        size = max(1, self._settings.probe_chunk // probe.weight)
+        for start in range(0, probe.steps, size):
+            chunk = Chunk(probe, start, min(start + size, probe.steps))
+            recording = await self._enqueue(model, pixels, (), deadline_s, chunk)
+            parts += recording.parts
+            queue_s += recording.queue_s
+            compute_s += recording.compute_s
+        return ProbeRecording(probe.combine(parts), queue_s, compute_s)
+
+    async def _enqueue(
+        self,
+        model: LoadedModel,
+        pixels: Tensor,
+        activations: tuple[Activation, ...],
+        deadline_s: float | None,
+        chunk: Chunk | None,
+    ) -> Recording:
         if self._stopped:
             raise DrainingError("the server is stopping")
         if not self.healthy:
             raise NotReadyError("the engine is not running")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Recording] = loop.create_future()
-        entry = Entry(model, pixels, tuple(activations), future, loop.time(), deadline_s)
+        entry = Entry(model, pixels, activations, future, loop.time(), deadline_s, chunk)
         self._queue.put(entry)
         self._arrived.set()
         return await future
@@ -144,7 +201,8 @@ class Engine:
         loop = asyncio.get_running_loop()
         while not self._stopped:
             await self._arrived.wait()
-            if len(self._queue) < self._settings.max_batch and not self._stopped:
+            waits = len(self._queue) < self._settings.max_batch
+            if waits and not self._queue.full_batch_waits and not self._stopped:
                 await asyncio.sleep(self._settings.max_wait_s)
             batch = self._queue.take(self._settings.max_batch, loop.time())
             if not len(self._queue):
@@ -162,7 +220,25 @@ class Engine:
             if not entry.future.done():
                 entry.future.set_exception(NotReadyError("the device is broken"))
 
+    async def _run_chunk(self, entry: Entry, chunk: Chunk) -> None:
+        assert self._worker is not None
+        loop = asyncio.get_running_loop()
+        started_s = loop.time()
+        outcome = await loop.run_in_executor(
+            self._thread, self._worker.run_chunk, entry.model, entry.pixels, chunk
+        )
+        if entry.future.done():
+            return
+        if isinstance(outcome, Exception):
+            entry.future.set_exception(outcome)
+            return
+        queue_s, compute_s = started_s - entry.admitted_s, loop.time() - started_s
+        entry.future.set_result(Recording({}, queue_s, compute_s, 1, outcome))
+
     async def _run(self, batch: list[Entry]) -> None:
+        if batch[0].chunk is not None:
+            await self._run_chunk(batch[0], batch[0].chunk)
+            return
         assert self._worker is not None
         loop = asyncio.get_running_loop()
         started_s = loop.time()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pairlens_server.models.loaded import LoadedModel
 from pairlens_server.recording.activations import Activation
+from pairlens_server.recording.probes import Probe
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,6 +19,7 @@ class Recording:
 
     Attributes:
         values: float32 CPU tensors without a batch dimension, each owning its memory.
+        parts: Of an entry with a chunk: its partial results, on the CPU.
         queue_s: Seconds from admission to the start of the batch.
         compute_s: Seconds that the batch took on the device thread.
         batch_size: Pictures that shared the pass.
@@ -27,11 +29,36 @@ class Recording:
     queue_s: float
     compute_s: float
     batch_size: int
+    parts: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeRecording:
+    """What a probe came to.
+
+    Attributes:
+        result: float32, on the CPU.
+        queue_s: Seconds that its chunks waited, together.
+        compute_s: Seconds on the device thread.
+    """
+
+    result: Tensor
+    queue_s: float
+    compute_s: float
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Copies start..stop-1 of a probe."""
+
+    probe: Probe
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One picture waiting for a forward pass.
+    """One picture waiting for a forward pass, or for a chunk of a probe's passes.
 
     Attributes:
         model: The model to run.
@@ -40,6 +67,7 @@ class Entry:
         future: Where the recording goes; done when nobody waits any more.
         admitted_s: Event-loop time of admission.
         deadline_s: Event-loop time after which nobody waits, or None.
+        chunk: Of a probe, instead of activations; runs alone.
     """
 
     model: LoadedModel
@@ -48,3 +76,4 @@ class Entry:
     future: asyncio.Future[Recording]
     admitted_s: float
     deadline_s: float | None
+    chunk: Chunk | None = None

@@ -25,15 +25,21 @@ class BatchQueue:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def full_batch_waits(self) -> bool:
+        """Whether the next batch gains nothing by waiting: a chunk is one by itself."""
+        return bool(self._waiting) and self._waiting[0].chunk is not None
+
     def put(self, entry: Entry) -> None:
-        """Admit a picture.
+        """Admit a picture; a probe that has begun is taken on whatever waits.
 
         Raises:
             QueueFullError: `max_queued` pictures wait already.
         """
+        begun = entry.chunk is not None and entry.chunk.start > 0
         if len(self._waiting) >= self._max_queued:
             self._discard_finished()
-        if len(self._waiting) >= self._max_queued:
+        if len(self._waiting) >= self._max_queued and not begun:
             raise QueueFullError(
                 f"{self._max_queued} pictures wait for the device already",
                 retry_after_s=RETRY_AFTER_S,
@@ -51,7 +57,8 @@ class BatchQueue:
             now_s: Event-loop time.
 
         Returns:
-            Up to `max_batch` entries of one model; empty when nothing waits.
+            Up to `max_batch` entries of one model, or one entry with a chunk of a probe;
+            empty when nothing waits.
         """
         batch: list[Entry] = []
         others: deque[Entry] = deque()
@@ -64,7 +71,9 @@ class BatchQueue:
                     DeadlineUnreachableError("the deadline passed while waiting for the device")
                 )
                 continue
-            joins = not batch or entry.model is batch[0].model
+            joins = not batch or (
+                entry.model is batch[0].model and entry.chunk is None and batch[0].chunk is None
+            )
             if joins and len(batch) < max_batch:
                 batch.append(entry)
             else:

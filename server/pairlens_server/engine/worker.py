@@ -8,11 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pairlens_server.engine.entry import Chunk
 from pairlens_server.errors import OutOfMemoryError
 from pairlens_server.models.loaded import LoadedModel
 from pairlens_server.recording.activations import Activation, evaluate, primitives
 from pairlens_server.recording.facts import ModelFacts
-from pairlens_server.recording.recorder import Recorder, recorder_for
+from pairlens_server.recording.recorder import Recorder
+
+SCRATCH_BYTES = 2 * 2**30
+"""What a batch may hold besides a plain forward pass; heavier ones run in parts."""
 
 Job = tuple[Tensor, tuple[Activation, ...]]
 """Pixels float32 [3, H, W] and the activations wanted of them."""
@@ -49,7 +53,7 @@ class DeviceWorker:
     """Owns the recorders. Every call but `facts` belongs on the one device thread."""
 
     def __init__(self, models: Sequence[LoadedModel]):
-        self._recorders: dict[str, Recorder] = {m.name: recorder_for(m) for m in models}
+        self._recorders: dict[str, Recorder] = {m.name: Recorder(m) for m in models}
 
     def facts(self, model: LoadedModel) -> ModelFacts:
         """What a model can give."""
@@ -81,7 +85,55 @@ class DeviceWorker:
         half = len(jobs) // 2
         return [*self.run(model, jobs[:half]), *self.run(model, jobs[half:])]
 
+    def run_chunk(
+        self, model: LoadedModel, pixels: Tensor, chunk: Chunk
+    ) -> tuple[Tensor, ...] | Exception:
+        """Run some of a probe's copies; a chunk too large for the device runs in halves.
+
+        Args:
+            model: The model that is asked.
+            pixels: float32 [3, H, W] of the clean picture.
+            chunk: Which copies.
+
+        Returns:
+            Partial results in order, on the CPU, or the error.
+
+        Raises:
+            RuntimeError: The device itself is broken; nothing will run on it any more.
+        """
+        recorder = self._recorders[model.name]
+        try:
+            clean = pixels.to(model.device)
+            return (chunk.probe.run(recorder, clean, chunk.start, chunk.stop).cpu(),)
+        except Exception as error:
+            if _is_broken_device(error):
+                raise
+            failure = _alone(error)
+        if chunk.stop - chunk.start == 1 or not isinstance(failure, OutOfMemoryError):
+            return failure
+        if model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        middle = (chunk.start + chunk.stop) // 2
+        parts: tuple[Tensor, ...] = ()
+        for start, stop in ((chunk.start, middle), (middle, chunk.stop)):
+            half = self.run_chunk(model, pixels, Chunk(chunk.probe, start, stop))
+            if isinstance(half, Exception):
+                return half
+            parts += half
+        return parts
+
     def _record(self, model: LoadedModel, jobs: Sequence[Job]) -> list[Recorded]:
+        facts = self._recorders[model.name].facts
+        needed = [
+            sum(p.scratch_bytes(facts) for p in primitives(activations, facts))
+            for _, activations in jobs
+        ]
+        results: list[Recorded] = []
+        for start, stop in _within(needed, SCRATCH_BYTES):
+            results += self._record_at_once(model, jobs[start:stop])
+        return results
+
+    def _record_at_once(self, model: LoadedModel, jobs: Sequence[Job]) -> list[Recorded]:
         recorder = self._recorders[model.name]
         asked: dict[Activation, list[int]] = {}
         wanted: dict[Activation, list[int]] = {}
@@ -105,6 +157,17 @@ class DeviceWorker:
                         memory_format=torch.contiguous_format
                     )
         return results
+
+
+def _within(needed: Sequence[int], limit: int) -> list[tuple[int, int]]:
+    """Cut jobs into runs that need no more than a limit together, or are one job alone."""
+    cuts, total = [0], 0
+    for index, amount in enumerate(needed):
+        if index > cuts[-1] and total + amount > limit:
+            cuts.append(index)
+            total = 0
+        total += amount
+    return list(zip(cuts, [*cuts[1:], len(needed)], strict=True))
 
 
 def _rows(tensor: Tensor, held: list[int], pictures: list[int]) -> Tensor:

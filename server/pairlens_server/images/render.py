@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from pairlens.rendering import (
     ColorMap,
@@ -166,10 +167,15 @@ def render(
             interpolation=options.interpolation,
             max_side=options.max_side,
         )
-        file = io.BytesIO()
-        drawn.save(file, "PNG", compress_level=_PNG_COMPRESS_LEVEL)
-        overlay_png = file.getvalue()
+        overlay_png = encode_png(drawn)
     return Rendered(upsampled, overlay_png)
+
+
+def encode_png(drawn: Image.Image) -> bytes:
+    """A picture as a PNG file."""
+    file = io.BytesIO()
+    drawn.save(file, "PNG", compress_level=_PNG_COMPRESS_LEVEL)
+    return file.getvalue()
 
 
 def _invalid(name: str, message: str) -> InvalidParameterError:

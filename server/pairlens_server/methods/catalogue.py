@@ -2,31 +2,101 @@
 
 from __future__ import annotations
 
-from pairlens_server.methods.attention import RawAttention
+from pairlens_server.methods.affinity import Affinity
+from pairlens_server.methods.attention import (
+    KeyNorm,
+    RawAttention,
+    RawLog,
+    RawPower,
+    RawScores,
+    ScoresTimesKeyNorm,
+)
+from pairlens_server.methods.attention_mask import AttentionMask
 from pairlens_server.methods.base import ExplanationMethod
-from pairlens_server.methods.cam import GradCam
+from pairlens_server.methods.cam import GradCam, GradCamPlusPlus, LayerCam, ScoreCam, XGradCam
+from pairlens_server.methods.correspondence import Correspondence
+from pairlens_server.methods.full_grad import FullGrad
+from pairlens_server.methods.hidden_unit import HiddenUnit
+from pairlens_server.methods.perturbation import IntegratedGradients, Occlusion
+from pairlens_server.methods.relevance import AttentionRelevance, LeGrad, TransformerAttribution
 from pairlens_server.methods.rollout import Rollout
+from pairlens_server.methods.semantic_attention import SemanticAttention
 from pairlens_server.methods.similarity import PooledDecomposition
 from pairlens_server.recording.facts import ModelFacts
 
-EXPLANATION_METHODS: tuple[type[ExplanationMethod], ...] = (Rollout, RawAttention, GradCam)
-"""Methods of Explain; the first that a model can give is its default."""
+EXPLANATION_METHODS: tuple[type[ExplanationMethod], ...] = (
+    RawAttention,
+    RawScores,
+    RawLog,
+    RawPower,
+    KeyNorm,
+    ScoresTimesKeyNorm,
+    Rollout,
+    AttentionRelevance,
+    TransformerAttribution,
+    LeGrad,
+    GradCam,
+    GradCamPlusPlus,
+    XGradCam,
+    LayerCam,
+    ScoreCam,
+    FullGrad,
+    IntegratedGradients,
+    Occlusion,
+    HiddenUnit,
+    SemanticAttention,
+    AttentionMask,
+    PooledDecomposition,
+    Affinity,
+)
+"""Methods of Explain."""
 
-PAIR_METHODS: tuple[type[PooledDecomposition], ...] = (PooledDecomposition,)
-"""Methods of PairSimilarity; the first that a model can give is its default."""
+PairMethod = PooledDecomposition | Correspondence | ExplanationMethod
+"""The first two split the similarity; any other method explains either picture with the
+similarity to the other one as its target."""
+
+PAIR_METHODS: tuple[type[PairMethod], ...] = (
+    PooledDecomposition,
+    Correspondence,
+    Affinity,
+    AttentionRelevance,
+    TransformerAttribution,
+    LeGrad,
+    GradCam,
+    XGradCam,
+    LayerCam,
+    FullGrad,
+    IntegratedGradients,
+    Occlusion,
+)
+"""Methods of PairSimilarity."""
+
+# Until evidence decides: generic attention relevance on a ViT, GradCAM on a CNN. What takes
+# no target comes last, for models without classes. TIBAV is never among them.
+_DEFAULTS_FOR_A_CLASS: tuple[type[ExplanationMethod], ...] = (AttentionRelevance, GradCam)
+_DEFAULTS_WITHOUT_CLASSES: tuple[type[ExplanationMethod], ...] = (Rollout, RawAttention)
+_DEFAULTS_FOR_A_SIMILARITY: tuple[type[ExplanationMethod], ...] = (
+    PooledDecomposition,
+    AttentionRelevance,
+    GradCam,
+    Occlusion,
+)
+
+
+def _first(
+    methods: tuple[type[ExplanationMethod], ...], facts: ModelFacts
+) -> ExplanationMethod | None:
+    chosen = next((method for method in methods if not method.refusal(facts)), None)
+    return None if chosen is None else chosen().resolve(facts)
 
 
 def default_explanation_method(facts: ModelFacts) -> ExplanationMethod | None:
-    """What Explain runs when a request names no method, resolved; None if nothing fits."""
-    for method in EXPLANATION_METHODS:
-        if not method.refusal(facts):
-            return method().resolve(facts)
-    return None
+    """What Explain runs for a class when a request names no method, resolved; None for none."""
+    if facts.classes:
+        return _first(_DEFAULTS_FOR_A_CLASS, facts) or _first(_DEFAULTS_WITHOUT_CLASSES, facts)
+    return _first(_DEFAULTS_WITHOUT_CLASSES, facts)
 
 
-def default_pair_method(facts: ModelFacts) -> PooledDecomposition | None:
-    """What PairSimilarity runs when a request names no method, resolved; None if nothing fits."""
-    for method in PAIR_METHODS:
-        if not method.refusal(facts):
-            return method().resolve(facts)
-    return None
+def default_similarity_method(facts: ModelFacts) -> ExplanationMethod | None:
+    """What Explain and PairSimilarity run for a similarity when a request names no method."""
+    return _first(_DEFAULTS_FOR_A_SIMILARITY, facts)

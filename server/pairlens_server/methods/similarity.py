@@ -19,17 +19,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pairlens_server.errors import MethodUnsupportedError
-from pairlens_server.methods.base import PROFILE_CHOICES, Parameter, Profile
+from pairlens_server.errors import InvalidParameterError, MethodUnsupportedError
+from pairlens_server.methods.base import ExplanationMethod, Findings
+from pairlens_server.methods.parameters import Parameter, Profile, choices
 from pairlens_server.methods.rollout import rollout_matrix
-from pairlens_server.recording.activations import (
-    Activation,
-    Derived,
-    Embedding,
-    MeanAttention,
-    PooledParts,
-)
+from pairlens_server.recording.activations import Activation, Derived
+from pairlens_server.recording.attention import HeadFusion
 from pairlens_server.recording.facts import ModelFacts
+from pairlens_server.recording.primitives import Embedding, FusedAttention, PooledParts
+from pairlens_server.recording.targets import ScoreTarget, Similarity
 
 
 class Redistribution(str, Enum):
@@ -72,12 +70,16 @@ class FoldedParts(Derived):
     profile: Profile
     redistribution: Redistribution
     bias_mode: BiasMode
+    fusion: HeadFusion = HeadFusion.MEAN
 
     def inputs(self, facts: ModelFacts) -> tuple[Activation, ...]:
         """See `Derived.inputs`."""
         if self.redistribution is Redistribution.NONE:
             return (PooledParts(),)
-        return (PooledParts(), *(MeanAttention(b) for b in range(facts.blocks)))
+        return (PooledParts(), *self._attentions(facts))
+
+    def _attentions(self, facts: ModelFacts) -> tuple[FusedAttention, ...]:
+        return tuple(FusedAttention(block, self.fusion) for block in range(facts.blocks))
 
     def derive(self, recorded: Mapping[Activation, Tensor], facts: ModelFacts) -> Tensor:
         """See `Derived.derive`."""
@@ -85,7 +87,7 @@ class FoldedParts(Derived):
         if self.bias_mode is BiasMode.IN_TOKENS:
             parts = spread_constant(parts, facts)
         if self.redistribution is Redistribution.ROLLOUT:
-            attentions = [recorded[MeanAttention(b)] for b in range(facts.blocks)]
+            attentions = [recorded[a] for a in self._attentions(facts)]
             parts = redistribute(parts, attentions, self.profile)
         prefix = facts.layout.prefix
         return torch.cat([parts[:, prefix:], parts[:, :prefix].sum(dim=1, keepdim=True)], dim=1)
@@ -114,78 +116,94 @@ class PairMaps:
 
 
 @dataclass(frozen=True)
-class PooledDecomposition:
+class PooledDecomposition(ExplanationMethod):
     """Cosine similarity split over the places that were pooled.
+
+    In Explain, of the summed similarity to all pictures of the target: raw maps are linear
+    in the partner's unit embedding, so one map is the sum of all pair maps (Black et al.
+    2022, section 4.2).
 
     Attributes:
         profile: See `redistribute`; without rollout the three agree.
         redistribution: None for ROLLOUT where the model has attention, else NONE.
         bias_mode: None for SEPARATE under STRICT, else IN_TOKENS.
-        match_matrix: Also compute what each pair of places owns.
+        match_matrix: Also compute what each pair of places owns; of pairs alone.
+        fusion: Of ROLLOUT: how heads become one matrix.
     """
 
     name: ClassVar[str] = "pooled_decomposition"
     revision: ClassVar[int] = 1
-    summary: ClassVar[str] = "parts of the cosine similarity owed to each region of both pictures"
+    summary: ClassVar[str] = "parts of the cosine similarity owed to each region, which sum to it"
+    paper: ClassVar[str] = "Black et al., WACV 2022 Workshops; Stylianou et al., WACV 2019"
+    takes_similarity: ClassVar[bool] = True
 
     profile: Profile = Profile.STRICT
     redistribution: Redistribution | None = None
     bias_mode: BiasMode | None = None
     match_matrix: bool = False
+    fusion: HeadFusion = HeadFusion.MEAN
 
     @classmethod
     def refusal(cls, facts: ModelFacts) -> str:
         """See `Method.refusal`."""
-        return facts.parts_refusal
+        return facts.refusals.parts
+
+    @classmethod
+    def forward_passes(cls, facts: ModelFacts) -> float:
+        """See `Method.forward_passes`."""
+        return 1.0 if facts.refusals.matrix else 1.3
 
     @classmethod
     def parameters(cls, facts: ModelFacts) -> tuple[Parameter, ...]:
         """See `Method.parameters`."""
-        default = cls().resolve(facts)
-        assert default.redistribution is not None
+        rolled = not facts.refusals.matrix
         return (
             Parameter(
                 "profile",
                 "enum",
-                Profile.STRICT.value,
+                Profile.STRICT,
                 "strict: maps sum to the similarity; reference: the authors' code; "
                 "paper: the printed formula",
-                choices=PROFILE_CHOICES,
+                choices=choices(Profile),
             ),
             Parameter(
                 "redistribution",
                 "enum",
-                default.redistribution.value,
+                Redistribution.ROLLOUT if rolled else Redistribution.NONE,
                 "how parts move back to input patches",
-                choices=("none",) if facts.attention_refusal else ("none", "rollout"),
+                choices=choices(Redistribution) if rolled else ("none",),
             ),
             Parameter(
                 "bias_mode",
                 "enum",
-                "",
+                None,
                 "where the embedding's constant part goes; unset: separate under strict, "
                 "else in_tokens",
-                choices=tuple(mode.value for mode in BiasMode),
+                choices=choices(BiasMode),
             ),
-            Parameter("match_matrix", "bool", "false", "also return the match matrix"),
+            Parameter("match_matrix", "bool", False, "also return the match matrix, of a pair"),
+            Parameter(
+                "fusion",
+                "enum",
+                HeadFusion.MEAN,
+                "of rollout: how heads become one matrix",
+                choices=choices(HeadFusion),
+            ),
         )
 
     def resolve(self, facts: ModelFacts) -> PooledDecomposition:
         """See `Method.resolve`."""
-        redistribution = self.redistribution
-        if redistribution is None:
-            unavailable = bool(facts.attention_refusal)
-            redistribution = Redistribution.NONE if unavailable else Redistribution.ROLLOUT
-        if redistribution is Redistribution.ROLLOUT and facts.attention_refusal:
+        resolved = super().resolve(facts)
+        if resolved.redistribution is Redistribution.ROLLOUT and facts.refusals.matrix:
             raise MethodUnsupportedError(
-                f"no rollout on this model: {facts.attention_refusal}; use redistribution none",
+                f"no rollout on this model: {facts.refusals.matrix}; use redistribution none",
                 field="method.pooled_decomposition.redistribution",
             )
         bias_mode = self.bias_mode
         if bias_mode is None:
             strict = self.profile is Profile.STRICT
             bias_mode = BiasMode.SEPARATE if strict else BiasMode.IN_TOKENS
-        return replace(self, redistribution=redistribution, bias_mode=bias_mode)
+        return replace(resolved, bias_mode=bias_mode)
 
     @property
     def folded(self) -> FoldedParts:
@@ -195,15 +213,54 @@ class PooledDecomposition:
         # Without rollout the profiles agree, and so share their cache entries.
         rolled = self.redistribution is Redistribution.ROLLOUT
         profile = self.profile if rolled else Profile.STRICT
-        return FoldedParts(profile, self.redistribution, self.bias_mode)
+        fusion = self.fusion if rolled else HeadFusion.MEAN
+        return FoldedParts(profile, self.redistribution, self.bias_mode, fusion)
 
     @property
     def unfolded(self) -> FoldedParts:
         """The parts before redistribution, which the match matrix is made of."""
-        return replace(self.folded, redistribution=Redistribution.NONE, profile=Profile.STRICT)
+        return replace(
+            self.folded,
+            redistribution=Redistribution.NONE,
+            profile=Profile.STRICT,
+            fusion=HeadFusion.MEAN,
+        )
 
-    def needs(self) -> tuple[Activation, ...]:
-        """Activations of either picture; call on a resolved method."""
+    def needs(self, facts: ModelFacts, target: ScoreTarget | None) -> tuple[Activation, ...]:
+        """See `ExplanationMethod.needs`."""
+        return (self.folded, Embedding())
+
+    def check_alone(self) -> None:
+        """Refuse what only a pair has.
+
+        Raises:
+            InvalidParameterError: A match matrix is asked for.
+        """
+        if self.match_matrix:
+            raise InvalidParameterError(
+                "a match matrix is of a pair; ask PairSimilarity",
+                field="method.pooled_decomposition.match_matrix",
+            )
+
+    def explain(
+        self,
+        recorded: Mapping[Activation, Tensor],
+        facts: ModelFacts,
+        target: ScoreTarget | None,
+    ) -> Findings:
+        """See `ExplanationMethod.explain`; signed, in units of the similarity."""
+        assert isinstance(target, Similarity)
+        along = target.vector / recorded[Embedding()].norm()
+        shares = recorded[self.folded] @ along
+        separate = self.bias_mode is BiasMode.SEPARATE
+        return Findings(
+            shares[:-1].reshape(facts.layout.rows, facts.layout.columns),
+            bias_share=float(facts.embedding_constant @ along) if separate else 0.0,
+            prefix_share=float(shares[-1]),
+        )
+
+    def pair_needs(self) -> tuple[Activation, ...]:
+        """Activations of either picture of a pair; call on a resolved method."""
         wanted: tuple[Activation, ...] = (self.folded, Embedding())
         return (*wanted, self.unfolded) if self.match_matrix else wanted
 

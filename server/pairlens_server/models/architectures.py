@@ -1,4 +1,4 @@
-"""timm's networks: building one, its family, where its tokens lie, how it wants its pictures."""
+"""timm's networks: how they want their pictures, building one, running it once."""
 
 from __future__ import annotations
 
@@ -11,25 +11,23 @@ import timm
 import torch
 from timm.data.config import resolve_data_config
 from timm.models import get_pretrained_cfg
-from timm.models.deit import VisionTransformerDistilled
-from timm.models.resnet import ResNet
-from timm.models.resnetv2 import ResNetV2
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from pairlens_server.errors import ConfigurationError
 from pairlens_server.models.config import PreprocessingConfig
-from pairlens_server.models.loaded import Family, TokenLayout
+from pairlens_server.models.families import (
+    family_of,
+    forward_features,
+    forward_head,
+    pooled_width,
+    pooling_of,
+)
+from pairlens_server.models.grids import check_grid
+from pairlens_server.models.loaded import Family
 from pairlens_server.models.preprocessing import Interpolation, Preprocessing, ResizeMode
 
-# Exact classes: a subclass may run another forward pass than the recorders split.
-_FAMILIES: dict[type[nn.Module], Family] = {
-    VisionTransformer: Family.VIT,
-    VisionTransformerDistilled: Family.VIT,
-    ResNet: Family.RESNET,
-    ResNetV2: Family.RESNETV2,
-}
-_CLASSIFIERS = {Family.VIT: "head", Family.RESNET: "fc", Family.RESNETV2: "head.fc"}
+# The argument that puts the last norm after the pooling (True) or before it.
+_NORM_ARGUMENTS = {Family.VIT: "fc_norm", Family.EVA: "use_fc_norm"}
 # timm's crop_mode; "border" pads what remains of the shorter side.
 _RESIZE_MODES = {
     "center": ResizeMode.CROP,
@@ -110,12 +108,13 @@ def build_network(
         preprocessing: Gives the input size.
         classes: Outputs of the class head; None is the architecture's.
         pooling: timm's `global_pool`; None is the architecture's.
-        state: The remapped checkpoint to come. A ViT's last norm is put before or after the
-            pooling as the checkpoint has it (timm would go by the pooling), so that a class
-            token model read by mean pooling keeps its normed tokens.
+        state: The remapped checkpoint to come. The last norm of a ViT or an Eva is put before
+            or after the pooling as the checkpoint has it (timm would go by the pooling), so
+            that a class token model read by mean pooling keeps its normed tokens.
 
     Raises:
-        ConfigurationError: timm refuses the arguments, or the network is of no family of ours.
+        ConfigurationError: timm refuses the arguments, the network is of no family of ours, or
+            it does not have the pooling or would misread the input size.
     """
     _, fixed_size = _data_config(architecture)
     arguments = dict(options)
@@ -125,15 +124,27 @@ def build_network(
         arguments["num_classes"] = classes
     if pooling is not None:
         arguments["global_pool"] = pooling
-    network = _create(architecture, arguments)
-    family = family_of(network)
-    if family is Family.VIT and state is not None and "fc_norm" not in options:
+    network = _create_pooled(architecture, arguments)
+    argument = _NORM_ARGUMENTS.get(family_of(network))
+    if argument is not None and state is not None and argument not in options:
         given, own = _last_norm(state), _last_norm(network.state_dict())
         if given and own and given != own:
-            network = _create(architecture, {**arguments, "fc_norm": given == "fc_norm"})
+            network = _create(architecture, {**arguments, argument: given == "fc_norm"})
+    check_grid(network, preprocessing.height, preprocessing.width)
     network.set_grad_checkpointing(False)
     frozen: nn.Module = network.eval().requires_grad_(False)
     return frozen
+
+
+def _create_pooled(architecture: str, arguments: dict[str, Any]) -> Any:
+    try:
+        return _create(architecture, arguments)
+    except ConfigurationError as error:
+        others = {name: value for name, value in arguments.items() if name != "global_pool"}
+        if len(others) == len(arguments):
+            raise
+        _create(architecture, others)  # raises what is wrong beside the pooling
+        raise ConfigurationError(f"field pooling: {error}") from error
 
 
 def _last_norm(state: Mapping[str, Tensor]) -> str | None:
@@ -150,52 +161,6 @@ def _create(architecture: str, arguments: dict[str, Any]) -> Any:
         raise ConfigurationError(f"timm cannot build {architecture}: {reason}") from error
 
 
-def family_of(network: nn.Module) -> Family:
-    """Return the network's family.
-
-    Raises:
-        ConfigurationError: It has none; the message names the class and what we take.
-    """
-    family = _FAMILIES.get(type(network))
-    if family is None:
-        taken = ", ".join(sorted(cls.__name__ for cls in _FAMILIES))
-        raise ConfigurationError(
-            f"timm's {type(network).__name__} is of no family that pairlens explains ({taken})"
-        )
-    return family
-
-
-def classifier_name(network: nn.Module) -> str:
-    """Return the name of the class head's linear layer."""
-    return _CLASSIFIERS[family_of(network)]
-
-
-def pooling_of(network: Any) -> str:
-    """Return timm's `global_pool` of a network as text.
-
-    Raises:
-        ConfigurationError: It has none, so that it gives no embedding.
-    """
-    vit = family_of(network) is Family.VIT
-    pooling = network.global_pool if vit else _pool(network).pool_type
-    if not pooling:
-        raise ConfigurationError("the architecture has no pooling; set pooling")
-    return str(pooling)
-
-
-def pooled_width(network: Any) -> int:
-    """Return the length of the pooled features, which the class head reads."""
-    if family_of(network) is Family.VIT:
-        return int(network.num_features)
-    # Not head_hidden_size, which leaves out catavgmax's two halves in older timm.
-    return int(network.num_features * _pool(network).feat_mult())
-
-
-def _pool(network: Any) -> Any:
-    owner = network.head if family_of(network) is Family.RESNETV2 else network
-    return owner.global_pool
-
-
 def try_out(network: Any, preprocessing: Preprocessing, device: torch.device) -> Tensor:
     """Move a network to its device and run it once, so that what cannot run is told at once.
 
@@ -205,62 +170,30 @@ def try_out(network: Any, preprocessing: Preprocessing, device: torch.device) ->
         device: Where the network is to run.
 
     Returns:
-        The last features: [1, tokens, width] of a ViT, [1, channels, rows, columns] of a CNN.
+        The last features, as `families.forward_features` gives them.
 
     Raises:
-        ConfigurationError: It does not fit on the device or does not run at the input size.
+        ConfigurationError: It does not fit on the device, does not run at the input size or
+            does not pool.
     """
     height, width = preprocessing.height, preprocessing.width
     try:
         network.to(device)
         dtype = next(network.parameters()).dtype
         pixels = torch.zeros(1, 3, height, width, device=device, dtype=dtype)
-        with torch.inference_mode():
-            features: Tensor = network.forward_features(pixels)
-            network.forward_head(features)
+        # Not inference_mode: ConViT keeps positions that it makes on the way, and an inference
+        # tensor could not take part in a later backward pass.
+        with torch.no_grad():
+            features = forward_features(network, pixels)
+            pooled = forward_head(network, features, pre_logits=True)
+            forward_head(network, features)
     # An architecture's options bring about AssertionError, RuntimeError and others.
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise ConfigurationError(f"cannot run at {height} x {width}: {reason}") from error
+    # Older timm takes poolings that the class does not have, and leaves the tokens as they are.
+    if pooled.shape[1] != pooled_width(network):
+        raise ConfigurationError(
+            f"field pooling: {type(network).__name__} has no pooling {pooling_of(network)!r}"
+        )
     return features
-
-
-def token_layout(network: Any, preprocessing: Preprocessing, features: Tensor) -> TokenLayout:
-    """Find the grid, the prefix and the tokens that the head reads.
-
-    Args:
-        network: In eval mode.
-        preprocessing: Gives the input size.
-        features: What `try_out` returned.
-    """
-    if family_of(network) is not Family.VIT:
-        rows, columns = features.shape[-2:]
-        return TokenLayout(rows, columns, 0, tuple(range(rows * columns)))
-    rows, columns = network.patch_embed.grid_size
-    prefix = int(network.num_prefix_tokens)
-    tokens = prefix + rows * columns
-    if isinstance(network, VisionTransformerDistilled):
-        readout: tuple[int, ...] = (0, 1)
-    elif network.global_pool == "token":
-        readout = (0,)
-    else:
-        first = 0 if network.pool_include_prefix else prefix
-        readout = tuple(range(first, tokens))
-    patch_height, patch_width = network.patch_embed.patch_size
-    return TokenLayout(
-        int(rows),
-        int(columns),
-        prefix,
-        readout,
-        unseen_bottom=preprocessing.height - rows * patch_height,
-        unseen_right=preprocessing.width - columns * patch_width,
-    )
-
-
-def blocks_and_heads(network: Any) -> tuple[int, int]:
-    """Return the transformer blocks and the heads per block; zeros for a CNN."""
-    if family_of(network) is not Family.VIT:
-        return 0, 0
-    first = next(iter(network.blocks))
-    heads = next((m.num_heads for m in first.modules() if hasattr(m, "num_heads")), 0)
-    return len(network.blocks), int(heads)

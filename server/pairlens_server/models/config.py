@@ -97,11 +97,15 @@ class ProjectionConfig(_Settings):
         bias: Whether the layer has a bias.
         checkpoint: File with `weight` and `bias` (or `projection.weight`, `projection.bias`);
             null takes `projection.weight` and `projection.bias` of the model's checkpoint.
+        before_pooling: Apply it to every token or cell, before they are pooled, as Black et
+            al. do. Under mean pooling the embedding is the same either way, under max
+            pooling it is another one. Needs pooling "avg" or "max" and no norm after it.
     """
 
     size: Annotated[int, Field(ge=1)]
     bias: bool = True
     checkpoint: RelativePath | None = None
+    before_pooling: bool = False
 
 
 class ModelConfig(_Settings):

@@ -22,6 +22,8 @@ def fingerprint(
     preprocessing: Preprocessing,
     dtype: torch.dtype,
     pooling: str,
+    *,
+    projection_first: bool = False,
 ) -> str:
     """Hash a model's settings and weights, not its served name and device.
 
@@ -33,6 +35,7 @@ def fingerprint(
         preprocessing: How pictures become inputs.
         dtype: What the network computes in.
         pooling: timm's `global_pool`.
+        projection_first: Whether the projection comes before the pooling.
 
     Returns:
         32 hex digits of a SHA-256, the same in every process.
@@ -43,6 +46,7 @@ def fingerprint(
         "preprocessing": asdict(preprocessing),
         "dtype": str(dtype),
         "pooling": pooling,
+        "projection_first": projection_first,
     }
     digest = hashlib.sha256(_canonical(settings))
     tensors = network.state_dict(prefix="network.")

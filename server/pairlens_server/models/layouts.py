@@ -1,6 +1,6 @@
 """The ways in which trainers name the weights of one network, brought to timm's names.
 
-Renames and drops only; no weight changes but position embeddings of another grid.
+Renames and drops only; no weight changes but positions of another grid.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from timm.layers.pos_embed import resample_abs_pos_embed
+from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
+from timm.models.convit import ConVit
 from torch import Tensor
 
 _logger = logging.getLogger(__name__)
@@ -29,6 +30,11 @@ _MOCO_HEAD = re.compile(r"(head|fc)\.\d+\.")
 _MASK_TOKENS = ("masked_embed", "mask_token")
 _MOCO_ENCODERS = ("base_encoder.", "momentum_encoder.")
 _HEADS = ("head.fc", "head", "fc")
+# What stands under a head's name and is none: the norm and the hidden layer before it.
+_BEFORE_HEADS = ("head.norm.", "head.pre_logits.")
+# Tables that older checkpoints keep and networks make for themselves.
+_DERIVED = re.compile(r"(.*\.)?(relative_position_index|relative_coords_table|attn_mask|rope\..+)")
+_BIAS_TABLE = ".relative_position_bias_table"
 SEPARATE_HEADS = ("linear", "fc", "head.fc", "head", "classifier")
 _TORCHVISION_VIT = (
     (re.compile(r"^class_token$"), "cls_token"),
@@ -118,7 +124,11 @@ def head_classes(state: Mapping[str, Tensor]) -> int:
 def without_head(state: State) -> State:
     """Return a remapped checkpoint less its class head, the distilled one included."""
     heads = tuple(f"{head}." for head in (*_HEADS, "head_dist"))
-    return {name: value for name, value in state.items() if not name.startswith(heads)}
+    return {
+        name: value
+        for name, value in state.items()
+        if not name.startswith(heads) or name.startswith(_BEFORE_HEADS)
+    }
 
 
 def linear_layer(state: Mapping[str, Tensor], names: tuple[str, ...]) -> State:
@@ -145,30 +155,85 @@ def linear_layer(state: Mapping[str, Tensor], names: tuple[str, ...]) -> State:
     )
 
 
-def fit_positions(state: State, network: Any) -> State:
-    """Resample the position embedding of a ViT to the network's grid, if it has another size.
+def without_derived(state: State, network: Any) -> State:
+    """Return a remapped checkpoint less the tables that its network makes for itself.
 
-    Bicubic with antialiasing, as timm does; prefix tokens keep theirs. The checkpoint's grid
-    is taken to be square, since a checkpoint does not tell. With as many tokens as the
-    network has, the embedding stays as it is.
+    Indices and masks of Swin's windows and rotary embeddings follow from the input size; a
+    network that learns its rotation has it as a parameter, and that is kept.
+    """
+    own = network.state_dict()
+    return {k: v for k, v in state.items() if k in own or not _DERIVED.fullmatch(k)}
+
+
+def fit_positions(state: State, network: Any) -> State:
+    """Resample what a checkpoint knows of places to the network's grid, if it has another size.
+
+    Position embeddings bicubically with antialiasing, as timm does; prefix tokens keep theirs.
+    The checkpoint's grid is taken to be square, since a checkpoint does not tell (PiT's does).
+    With as many tokens as the network has, the embedding stays as it is. The relative position
+    biases of a Swin whose windows are cut to a smaller grid as timm resamples them.
 
     Args:
-        state: Remapped tensors; `pos_embed` is [1, tokens, width].
+        state: Remapped tensors; `pos_embed` is [1, tokens, width], PiT's [1, width, rows,
+            columns].
         network: The timm network to load them into.
 
     Returns:
-        The state, with `pos_embed` replaced where needed.
+        The state, with what needed it replaced.
     """
+    state = {name: _fit_bias_table(name, value, network) for name, value in state.items()}
     own, given = getattr(network, "pos_embed", None), state.get("pos_embed")
-    if own is None or given is None or given.ndim != 3 or given.shape[1] == own.shape[1]:
+    if not isinstance(own, Tensor) or given is None or given.ndim != own.ndim:
         return state
-    prefix = 0 if network.no_embed_class else int(network.num_prefix_tokens)
+    if own.ndim == 4:
+        return {**state, "pos_embed": _resampled_map(given, own)}
+    if given.shape[1] == own.shape[1]:
+        return state
+    prefix = _positioned_prefix(network)
     side = math.isqrt(max(given.shape[1] - prefix, 0))
     if side == 0 or side * side != given.shape[1] - prefix:
         return state  # no square grid: the strict load reports the two shapes
-    rows, columns = network.patch_embed.grid_size
-    _logger.info("position embedding resampled from %dx%d to %dx%d", side, side, rows, columns)
-    resampled = resample_abs_pos_embed(
-        given, new_size=[rows, columns], old_size=[side, side], num_prefix_tokens=prefix
+    grid = network.patch_embed.grid_size
+    return {**state, "pos_embed": _resampled(given, (side, side), grid, prefix)}
+
+
+def _positioned_prefix(network: Any) -> int:
+    # ConViT adds its class token long after the positions.
+    if getattr(network, "no_embed_class", isinstance(network, ConVit)):
+        return 0
+    return int(network.num_prefix_tokens)
+
+
+def _resampled_map(given: Tensor, own: Tensor) -> Tensor:
+    old, new = given.shape[2:], own.shape[2:]
+    if given.shape[1] != own.shape[1] or old == new:
+        return given
+    tokens = _resampled(given.flatten(2).mT, (old[0], old[1]), (new[0], new[1]), 0)
+    return tokens.mT.reshape(own.shape)
+
+
+def _resampled(given: Tensor, old: tuple[int, int], new: tuple[int, int], prefix: int) -> Tensor:
+    _logger.info("position embedding resampled from %dx%d to %dx%d", *old, *new)
+    resampled: Tensor = resample_abs_pos_embed(
+        given, new_size=list(new), old_size=list(old), num_prefix_tokens=prefix
     )
-    return {**state, "pos_embed": resampled}
+    return resampled
+
+
+def _fit_bias_table(name: str, given: Tensor, network: Any) -> Tensor:
+    if not name.endswith(_BIAS_TABLE):
+        return given
+    try:
+        attention = network.get_submodule(name.removesuffix(_BIAS_TABLE))
+    except AttributeError:
+        return given  # unexpected, which the strict load reports
+    own = attention.relative_position_bias_table
+    if own.shape == given.shape or own.shape[1:] != given.shape[1:]:
+        return given
+    try:
+        resized: Tensor = resize_rel_pos_bias_table(
+            given, new_window_size=attention.window_size, new_bias_shape=own.shape
+        )
+    except ValueError:
+        return given  # of windows that are no squares: the strict load reports the two shapes
+    return resized

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from pairlens_server.errors import ConfigurationError
-from pairlens_server.models import architectures, layouts
+from pairlens_server.models import architectures, families, layouts
 from pairlens_server.models.checkpoints import read_checkpoint
 from pairlens_server.models.config import ModelConfig, ProjectionConfig
 from pairlens_server.models.fingerprint import fingerprint
+from pairlens_server.models.grids import token_layout
 from pairlens_server.models.loaded import LoadedModel
 from pairlens_server.models.preprocessing import Preprocessing
 
@@ -66,7 +67,7 @@ def _load(config: ModelConfig) -> LoadedModel:
     device = _device(config.device)
     preprocessing = architectures.resolve_preprocessing(config.architecture, config.preprocessing)
     network, projection = _network_and_projection(config, preprocessing)
-    pooling = architectures.pooling_of(network)
+    pooling = families.pooling_of(network)
     classes = int(network.num_classes)  # type: ignore[arg-type]
     labels = _labels(config.labels, classes)
     dtype, options = _DTYPES[config.dtype], config.architecture_options
@@ -74,16 +75,24 @@ def _load(config: ModelConfig) -> LoadedModel:
     if projection is not None:
         projection.to(dtype)
     # Before the move to the device, which would bring every weight back.
+    first = _projection_first(config, network, pooling)
     digest = fingerprint(
-        network, projection, config.architecture, options, preprocessing, dtype, pooling
+        network,
+        projection,
+        config.architecture,
+        options,
+        preprocessing,
+        dtype,
+        pooling,
+        projection_first=first,
     )
     features = architectures.try_out(network, preprocessing, device)
-    layout = architectures.token_layout(network, preprocessing, features)
-    blocks, heads = architectures.blocks_and_heads(network)
+    layout = token_layout(network, preprocessing, features)
+    blocks, heads = families.blocks_and_heads(network)
     model = LoadedModel(
         name=config.name,
         architecture=config.architecture,
-        family=architectures.family_of(network),
+        family=families.family_of(network),
         network=network,
         projection=None if projection is None else projection.to(device),
         pooling=pooling,
@@ -97,13 +106,29 @@ def _load(config: ModelConfig) -> LoadedModel:
         fingerprint=digest,
         device=device,
         dtype=dtype,
+        projection_first=first,
     )
     _logger.info("model %s loaded in %.1f s", config.name, time.perf_counter() - start)
     return model
 
 
+def _projection_first(config: ModelConfig, network: nn.Module, pooling: str) -> bool:
+    if config.projection is None or not config.projection.before_pooling:
+        return False
+    if pooling not in ("avg", "max"):
+        raise ConfigurationError(
+            f"field projection.before_pooling: needs pooling avg or max, not {pooling}"
+        )
+    if families.norm_after_pooling(network) is not None:
+        raise ConfigurationError(
+            "field projection.before_pooling: the network has a norm after the pooling, which "
+            "would read the projection's output"
+        )
+    return True
+
+
 def _embedding_size(network: nn.Module, projection: nn.Linear | None) -> int:
-    return projection.out_features if projection else architectures.pooled_width(network)
+    return projection.out_features if projection else families.pooled_width(network)
 
 
 def _network_and_projection(
@@ -171,16 +196,17 @@ def _linear_file(path: Path, names: tuple[str, ...]) -> layouts.State:
 
 
 def _load_network(network: nn.Module, weights: _Weights) -> None:
-    state = layouts.fit_positions(weights.network, network)
+    state = layouts.without_derived(weights.network, network)
+    state = layouts.fit_positions(state, network)
     if weights.head:
-        read, given = weights.head["weight"].shape[1], architectures.pooled_width(network)
+        read, given = weights.head["weight"].shape[1], families.pooled_width(network)
         if read != given:
             raise ConfigurationError(
                 f"{weights.head_file}: the head reads {read} features and the network "
                 f"gives {given} (DINO's heads for ViTs read class tokens of several blocks, "
                 "which no class head of the network does)"
             )
-        name = architectures.classifier_name(network)
+        name = families.classifier_name(network)
         own = network.get_parameter(f"{name}.weight")
         head = {**weights.head, "weight": weights.head["weight"].reshape(own.shape)}
         state = {**state, **{f"{name}.{key}": value for key, value in head.items()}}
@@ -217,7 +243,7 @@ def _shape(value: Tensor) -> str:
 def _projection(config: ProjectionConfig | None, network: nn.Module) -> nn.Linear | None:
     if config is None:
         return None
-    layer = nn.Linear(architectures.pooled_width(network), config.size, bias=config.bias)
+    layer = nn.Linear(families.pooled_width(network), config.size, bias=config.bias)
     return layer.eval().requires_grad_(False)
 
 

@@ -21,67 +21,25 @@ from pairlens_server.recording.facts import ModelFacts
 class Activation:
     """Base of all activations; equal values name the same tensor."""
 
+    def scratch_bytes(self, facts: ModelFacts) -> int:
+        """About how much memory it takes on the device, a picture, until a batch is done.
+
+        Only what grows with the square of the tokens, or with depth, is counted.
+        """
+        return 0
+
     @property
     def key(self) -> str:
-        """Stable text form, part of cache keys: `MeanAttention(block=3)`."""
+        """Stable text form, part of cache keys: `FusedAttention(block=3, fusion=mean)`."""
         values = ((f.name, getattr(self, f.name)) for f in fields(self))
-        # An enum's own text form differs between Python releases.
-        plain = (f"{n}={v.value if isinstance(v, Enum) else v}" for n, v in values)
-        return f"{type(self).__name__}({', '.join(plain)})"
+        return f"{type(self).__name__}({', '.join(f'{n}={_text(v)}' for n, v in values)})"
 
 
-@dataclass(frozen=True)
-class ReadoutAttention(Activation):
-    """[heads, tokens]: attention of the readout to every token, mean over readout tokens.
-
-    The class token's row of the post-softmax attention, or the mean of the rows of
-    all tokens that the head reads. Rows sum to 1.
-    """
-
-    block: int
-
-
-@dataclass(frozen=True)
-class MeanAttention(Activation):
-    """[tokens, tokens]: post-softmax attention, mean over heads; rows are output tokens."""
-
-    block: int
-
-
-@dataclass(frozen=True)
-class Logits(Activation):
-    """[classes]: output of the class head."""
-
-
-@dataclass(frozen=True)
-class Embedding(Activation):
-    """[embedding_size]: pooled features after the projection, not normalised."""
-
-
-@dataclass(frozen=True)
-class PooledParts(Activation):
-    """[tokens, embedding_size]: what each token adds to the embedding.
-
-    Sums over tokens to the embedding less `ModelFacts.embedding_constant`, exactly:
-    tokens through the projection over their number for mean pooling, winners only
-    for max pooling. Zero on tokens that are not pooled.
-    """
-
-
-@dataclass(frozen=True)
-class FeatureMap(Activation):
-    """[channels, rows, columns]: the features that a CAM weighs, at its default layer."""
-
-
-@dataclass(frozen=True)
-class FeatureGradient(Activation):
-    """[channels, rows, columns]: gradient of one class's logit by the FeatureMap.
-
-    Attributes:
-        class_index: The class, or None for the one with the largest logit.
-    """
-
-    class_index: int | None
+def _text(value: object) -> str:
+    # An enum's own text form differs between Python releases; a target's bytes are long.
+    if isinstance(value, Enum):
+        return str(value.value)
+    return str(getattr(value, "key", value))
 
 
 class Derived(Activation, ABC):

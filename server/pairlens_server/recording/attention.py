@@ -1,66 +1,176 @@
 """Attention beside a fused forward pass.
 
-timm computes attention with a fused kernel that never holds the matrix. The
-matrix, or only the rows that a method needs, is recomputed here from what the
-block's `qkv` layer gave out: a class-token row costs 0.01 % of a forward pass of
-ViT-B/16, the head mean of all blocks 2 % (`2·L·N²·D` of `L·(24·N·D² + 4·N²·D)`).
+timm computes attention with a fused kernel that never holds the matrix. A reading
+keeps the queries and keys that the kernel was given, and recomputes from them only
+what a method needs: a class-token row costs 0.01 % of a forward pass of ViT-B/16, the
+head mean of all blocks 2 % (`2·L·N²·D` of `L·(24·N·D² + 4·N²·D)`).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from enum import Enum
 
 import torch
 from torch import Tensor
 
 
-def _take(tensor: Tensor, pictures: list[int]) -> Tensor:
+class HeadFusion(str, Enum):
+    """How heads become one matrix."""
+
+    MEAN = "mean"
+    MAX = "max"
+    MIN = "min"
+
+
+def _take(tensor: Tensor, pictures: Sequence[int]) -> Tensor:
     """Rows of a batch, without a copy when they are all of it (pictures ascend)."""
-    return tensor if len(pictures) == len(tensor) else tensor[pictures]
+    return tensor if len(pictures) == len(tensor) else tensor[list(pictures)]
 
 
-class QueriesKeys:
-    """Queries and keys of one attention layer, as its softmax sees them.
+class AttentionReading(ABC):
+    """One attention layer of a pass, as its softmax saw it.
 
-    Args:
-        attention: timm's `Attention`: `qkv`, `q_norm`, `k_norm`, `scale`, `num_heads`.
-        qkv: [B, T, 3·heads·head_dim], output of its `qkv` layer.
+    Attributes:
+        keys: [B, heads, T, head_dim].
+        values: [B, heads, T, head_dim].
     """
 
-    def __init__(self, attention: Any, qkv: Tensor):
-        batch, tokens, _ = qkv.shape
-        heads = attention.num_heads
-        split = qkv.detach().view(batch, tokens, 3, heads, -1)
-        queries, keys = split[:, :, 0].transpose(1, 2), split[:, :, 1].transpose(1, 2)
-        self.queries = attention.q_norm(queries)  # [B, heads, T, head_dim]
-        self.keys = attention.k_norm(keys)
-        self.scale = float(attention.scale)
+    keys: Tensor
+    values: Tensor
 
-    def rows(self, indices: tuple[int, ...], pictures: list[int]) -> Tensor:
-        """Mean over some query tokens of the post-softmax rows: float32 [len(pictures), heads, T].
+    @property
+    def heads(self) -> int:
+        """Attention heads."""
+        return int(self.values.shape[1])
+
+    @abstractmethod
+    def scores(self, head: int, rows: Sequence[int] | None, pictures: Sequence[int]) -> Tensor:
+        """Scores before the softmax: float32 [len(pictures), rows, T]; all rows for None."""
+
+    def weights(self, head: int, rows: Sequence[int] | None, pictures: Sequence[int]) -> Tensor:
+        """Attention after the softmax: float32 [len(pictures), rows, T]; rows sum to 1."""
+        return torch.softmax(self.scores(head, rows, pictures), dim=-1)
+
+    def log_weights(self, head: int, rows: Sequence[int] | None, pictures: Sequence[int]) -> Tensor:
+        """Logarithm of `weights`, finite where they underflow."""
+        return torch.log_softmax(self.scores(head, rows, pictures), dim=-1)
+
+    # Head by head everywhere below: holding all heads at once costs heads times the
+    # memory, and the matrix of one head stays in the cache between product and softmax.
+
+    def _readout(
+        self,
+        rows_of: Callable[[int, Sequence[int] | None, Sequence[int]], Tensor],
+        readout: Sequence[int],
+        pictures: Sequence[int],
+    ) -> Tensor:
+        heads = range(self.heads)
+        return torch.stack([rows_of(h, readout, pictures).mean(dim=1) for h in heads], dim=1)
+
+    def readout_weights(self, readout: Sequence[int], pictures: Sequence[int]) -> Tensor:
+        """Mean over readout tokens of their rows: float32 [len(pictures), heads, T]."""
+        return self._readout(self.weights, readout, pictures)
+
+    def readout_scores(self, readout: Sequence[int], pictures: Sequence[int]) -> Tensor:
+        """The same of the scores before the softmax."""
+        return self._readout(self.scores, readout, pictures)
+
+    def readout_log_weights(self, readout: Sequence[int], pictures: Sequence[int]) -> Tensor:
+        """The same of the logarithm of attention."""
+        return self._readout(self.log_weights, readout, pictures)
+
+    def fused(self, fusion: HeadFusion, pictures: Sequence[int]) -> Tensor:
+        """Post-softmax attention, fused over heads: float32 [len(pictures), rows, T]."""
+        fused = self.weights(0, None, pictures)
+        for head in range(1, self.heads):
+            weights = self.weights(head, None, pictures)
+            if fusion is HeadFusion.MEAN:
+                fused += weights
+            elif fusion is HeadFusion.MAX:
+                fused = torch.maximum(fused, weights)
+            else:
+                fused = torch.minimum(fused, weights)
+        return fused.div_(self.heads) if fusion is HeadFusion.MEAN else fused
+
+    def matrix(self, pictures: Sequence[int]) -> Tensor:
+        """Post-softmax attention of every head: float32 [len(pictures), heads, rows, T]."""
+        heads = range(self.heads)
+        return torch.stack([self.weights(head, None, pictures) for head in heads], dim=1)
+
+    def key_norms(self, pictures: Sequence[int]) -> Tensor:
+        """Lengths of keys: float32 [len(pictures), 1 + heads, T].
+
+        First of the mean over heads (the thesis' Keys_norm averages before the norm),
+        then of each head.
+        """
+        keys = _take(self.keys, pictures).float()
+        with_mean = torch.cat([keys.mean(dim=1, keepdim=True), keys], dim=1)
+        lengths: Tensor = torch.linalg.vector_norm(with_mean, dim=-1)
+        return lengths
+
+    def gradient_weighted(self, slopes: Tensor, pictures: Sequence[int]) -> Tensor:
+        """Mean over heads of max(0, ∇A ⊙ A): float32 [len(pictures), rows, T].
+
+        Attention enters the pass only through O = A·V, so ∇A = ∇O·Vᵀ, and the fused
+        kernel may stay in the graph.
 
         Args:
-            indices: Query tokens to average over.
+            slopes: [len(pictures), heads, rows, head_dim], gradient at O.
             pictures: Which of the batch.
         """
-        queries = _take(self.queries, pictures)[:, :, list(indices)]
-        keys = _take(self.keys, pictures)
-        # Head by head: under mean pooling the rows are all of the matrix.
-        return torch.stack(
-            [self._weights(queries, keys, head).mean(dim=1) for head in range(keys.shape[1])], dim=1
-        )
+        values = _take(self.values, pictures).float()
+        total = torch.zeros(1, device=slopes.device)
+        for head in range(self.heads):
+            slope = slopes[:, head].float() @ values[:, head].mT
+            total = total + slope.mul_(self.weights(head, None, pictures)).clamp_(min=0)
+        return total / self.heads
 
-    def head_mean(self, pictures: list[int]) -> Tensor:
-        """Post-softmax attention, mean over heads: float32 [len(pictures), T, T]."""
-        queries, keys = _take(self.queries, pictures), _take(self.keys, pictures)
-        batch, heads, tokens, _ = keys.shape
-        mean = torch.zeros(batch, tokens, tokens, dtype=torch.float32, device=keys.device)
-        # Head by head: holding all heads at once costs heads times the memory, and the
-        # matrix of one head stays in the cache between the product and the softmax.
-        for head in range(heads):
-            mean += self._weights(queries, keys, head)
-        return mean.div_(heads)
+    def positive_gradient_rows(self, slopes: Tensor, pictures: Sequence[int]) -> Tensor:
+        """Mean over heads and rows of max(0, ∇A): float32 [len(pictures), T]; see above."""
+        values = _take(self.values, pictures).float()
+        total = torch.zeros(1, device=slopes.device)
+        for head in range(self.heads):
+            slope = slopes[:, head].float() @ values[:, head].mT
+            total = total + slope.clamp_(min=0).mean(dim=1)
+        return total / self.heads
 
-    def _weights(self, queries: Tensor, keys: Tensor, head: int) -> Tensor:
-        scores = (queries[:, head].float() * self.scale) @ keys[:, head].float().mT
-        return torch.softmax(scores, dim=-1)
+
+class DotProductReading(AttentionReading):
+    """What a call of `scaled_dot_product_attention` was given: q/k norm and rotation done.
+
+    Args:
+        queries, keys, values: [B, heads, T, head_dim]; XCiT's class attention has one query.
+        scale: Of the scores.
+    """
+
+    def __init__(self, queries: Tensor, keys: Tensor, values: Tensor, scale: float):
+        self.queries, self.keys, self.values = queries.detach(), keys.detach(), values.detach()
+        self._scale = scale
+
+    def scores(self, head: int, rows: Sequence[int] | None, pictures: Sequence[int]) -> Tensor:
+        """See `AttentionReading.scores`."""
+        queries = _take(self.queries, pictures)[:, head]
+        if rows is not None:
+            queries = queries[:, list(rows)]
+        keys = _take(self.keys, pictures)[:, head]
+        return (queries.float() * self._scale) @ keys.float().mT
+
+
+class GatedReading(AttentionReading):
+    """ConViT's gated attention: its weights are no softmax of scores.
+
+    Args:
+        weights: [B, heads, T, T], rows sum to 1.
+        keys, values: [B, heads, T, head_dim].
+    """
+
+    def __init__(self, weights: Tensor, keys: Tensor, values: Tensor):
+        self._weights = weights.detach()
+        self.keys, self.values = keys.detach(), values.detach()
+
+    def scores(self, head: int, rows: Sequence[int] | None, pictures: Sequence[int]) -> Tensor:
+        """The logarithm of the weights, of which they are the softmax."""
+        weights = _take(self._weights, pictures)[:, head].float()
+        return (weights if rows is None else weights[:, list(rows)]).clamp(min=1e-38).log()

@@ -1,28 +1,82 @@
-"""One instrumented forward pass for everything that a batch asks for."""
+"""One recorder for all families: the fewest passes for everything that a batch asks for."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from enum import Enum
 
+import torch
 from torch import Tensor
 
-from pairlens_server.models.loaded import Family, LoadedModel
+from pairlens_server.models.loaded import LoadedModel
 from pairlens_server.recording.activations import Activation, Wanted
-from pairlens_server.recording.facts import ModelFacts
-from pairlens_server.recording.resnet import ResNetRecorder
-from pairlens_server.recording.vit import ViTRecorder
+from pairlens_server.recording.anatomy import anatomy_of
+from pairlens_server.recording.attributions import attribution_pass
+from pairlens_server.recording.balanced import SoundBatchNorm
+from pairlens_server.recording.contribution_pass import contribution_pass
+from pairlens_server.recording.facts_of import facts_of
+from pairlens_server.recording.keypoints import keypoint_counts
+from pairlens_server.recording.layer_scores import layer_score_pass
+from pairlens_server.recording.linear_head import linear_head_of
+from pairlens_server.recording.passes import Body, InstrumentedPass
+from pairlens_server.recording.primitives import (
+    FeatureGradient,
+    GradientContributions,
+    GradientRule,
+    GradientWeightedAttention,
+    KeypointCounts,
+    LayerScoreGradient,
+    Logits,
+    TransformerAttributionRow,
+)
+from pairlens_server.recording.readout import Readout
+from pairlens_server.recording.targets import ClassLogit, ScoreTarget
 
 
-class Recorder(Protocol):
-    """Knows one family of models and how to take activations from a forward pass.
+class Kind(Enum):
+    """Passes that cannot be one."""
 
-    A recorder hooks into its model while `record` runs, so only one thread may use it.
+    STILL = "no graph"
+    PLAIN = "gradients"
+    LIBRA = "LibraGrad's gradients"
+    LAYER_SCORES = "LeGrad"
+    ATTRIBUTION = "TIBAV"
+    CONTRIBUTIONS = "FullGrad"
+    PIXELS = "no pass at all"
+
+
+_RULES = {Kind.STILL: None, Kind.PLAIN: GradientRule.PLAIN, Kind.LIBRA: GradientRule.LIBRA}
+
+
+class Recorder:
+    """Takes activations from a model.
+
+    It hooks into its model while it runs, so only one thread may use it; no hook outlives
+    a pass, failed or not.
     """
 
-    facts: ModelFacts
+    def __init__(self, model: LoadedModel):
+        anatomy = anatomy_of(model)
+        readout = Readout(model, anatomy)
+        self._model = model
+        settings, layout = model.preprocessing, model.layout
+        self._seen = (
+            settings.height - layout.unseen_bottom,
+            settings.width - layout.unseen_right,
+        )
+        self.facts = facts_of(model, anatomy, readout)
+        linear = linear_head_of(model, readout)
+        self._body = Body(model.network, anatomy, readout, self.facts, linear)
+        for layer in self._body.attention:
+            # The tap reads the kernel's call, which TIMM_FUSED_ATTN=0 would leave out.
+            if hasattr(layer, "fused_attn"):
+                layer.fused_attn = True  # type: ignore[assignment]
 
     def record(self, pixels: Tensor, wanted: Wanted) -> dict[Activation, Tensor]:
-        """Run the model once over a batch and keep what is wanted.
+        """Run the model over a batch and keep what is wanted.
+
+        Pictures that need a graph and pictures that need none run apart, so that nobody
+        pays for a batch mate's backward pass.
 
         Args:
             pixels: float32 [B, 3, H, W], normalised, on any device.
@@ -31,11 +85,115 @@ class Recorder(Protocol):
         Returns:
             float32 tensors on the model's device, [len(wanted[a]), ...] for activation a.
         """
-        ...
+        inputs = pixels.to(self._model.device, self._model.dtype, non_blocking=True)
+        pieces: dict[Activation, dict[int, Tensor]] = {a: {} for a in wanted}
+        whole: dict[Activation, Tensor] = {}
+        for kind, asked in self._shared_out(wanted).items():
+            pictures = sorted({p for wanting in asked.values() for p in wanting})
+            everyone = len(pictures) == len(inputs)
+            place = {picture: row for row, picture in enumerate(pictures)}
+            local = {a: [place[p] for p in wanting] for a, wanting in asked.items()}
+            found = self._run(kind, inputs if everyone else inputs[pictures], local)
+            for activation, wanting in asked.items():
+                if list(wanting) == list(wanted[activation]):
+                    whole[activation] = found[activation]
+                else:
+                    rows = zip(wanting, found[activation], strict=True)
+                    pieces[activation].update(rows)
+        for activation, parts in pieces.items():
+            if parts:
+                whole[activation] = torch.stack([parts[p] for p in wanted[activation]])
+        return whole
 
+    def scores(self, pixels: Tensor, target: ScoreTarget) -> Tensor:
+        """See `ProbeModel.scores`."""
+        with torch.no_grad():
+            inputs = pixels.to(self._model.device, self._model.dtype)
+            features = self._body.readout.features(inputs)
+            return self._body.readout.scores(features, [target] * len(pixels))
 
-def recorder_for(model: LoadedModel) -> Recorder:
-    """The recorder of a model's family."""
-    if model.family is Family.VIT:
-        return ViTRecorder(model)
-    return ResNetRecorder(model)
+    def input_gradients(self, pixels: Tensor, target: ScoreTarget) -> Tensor:
+        """See `ProbeModel.input_gradients`."""
+        with torch.enable_grad(), SoundBatchNorm():
+            inputs = pixels.to(self._model.device, self._model.dtype).detach().requires_grad_()
+            features = self._body.readout.features(inputs)
+            total = self._body.readout.scores(features, [target] * len(pixels)).sum()
+            (slopes,) = torch.autograd.grad(total, inputs)
+        return slopes.float()
+
+    def _kind(self, activation: Activation) -> Kind:
+        if isinstance(activation, FeatureGradient):
+            if self._body.is_closed(activation):
+                return Kind.STILL
+            return Kind.PLAIN if activation.rule is GradientRule.PLAIN else Kind.LIBRA
+        kinds: dict[type[Activation], Kind] = {
+            GradientWeightedAttention: Kind.PLAIN,
+            LayerScoreGradient: Kind.LAYER_SCORES,
+            TransformerAttributionRow: Kind.ATTRIBUTION,
+            GradientContributions: Kind.CONTRIBUTIONS,
+            KeypointCounts: Kind.PIXELS,
+        }
+        return kinds.get(type(activation), Kind.STILL)
+
+    def _shared_out(self, wanted: Wanted) -> dict[Kind, dict[Activation, list[int]]]:
+        """Activations by kind of pass; what needs no graph rides along where one is built."""
+        host_of: dict[int, Kind] = {}
+        has_logits: set[int] = set()
+        for activation, pictures in wanted.items():
+            kind = self._kind(activation)
+            if kind in (Kind.PLAIN, Kind.LIBRA):
+                for picture in pictures:
+                    if host_of.get(picture) is not Kind.PLAIN:
+                        host_of[picture] = kind
+            # Its logits are those of a plain pass only where that is float32, too.
+            by_class = isinstance(getattr(activation, "target", None), ClassLogit)
+            if kind is Kind.ATTRIBUTION and by_class and self._model.dtype is torch.float32:
+                has_logits.update(pictures)
+        shared: dict[Kind, dict[Activation, list[int]]] = {}
+        for activation, pictures in wanted.items():
+            kind = self._kind(activation)
+            for picture in pictures:
+                own = kind
+                if isinstance(activation, Logits) and picture in has_logits:
+                    own = Kind.ATTRIBUTION
+                elif kind is Kind.STILL:
+                    own = host_of.get(picture, kind)
+                shared.setdefault(own, {}).setdefault(activation, []).append(picture)
+        return shared
+
+    def _run(
+        self, kind: Kind, pixels: Tensor, wanted: Mapping[Activation, Sequence[int]]
+    ) -> dict[Activation, Tensor]:
+        if kind is Kind.LAYER_SCORES:
+            layer_scores = {a: p for a, p in wanted.items() if isinstance(a, LayerScoreGradient)}
+            return layer_score_pass(self._body, layer_scores, pixels)
+        if kind is Kind.ATTRIBUTION:
+            kinds = (TransformerAttributionRow, Logits)
+            rows = {a: p for a, p in wanted.items() if isinstance(a, kinds)}
+            return attribution_pass(self._body, self._model.projection, rows, pixels)
+        if kind is Kind.CONTRIBUTIONS:
+            sums = {a: p for a, p in wanted.items() if isinstance(a, GradientContributions)}
+            return contribution_pass(self._body, self._seen, sums, pixels)
+        if kind is Kind.PIXELS:
+            return self._keypoints(wanted, pixels)
+        return InstrumentedPass(self._body, wanted, _RULES[kind]).run(pixels)
+
+    def _keypoints(
+        self, wanted: Mapping[Activation, Sequence[int]], pixels: Tensor
+    ) -> dict[Activation, Tensor]:
+        settings, layout = self._model.preprocessing, self._model.layout
+        found: dict[Activation, Tensor] = {}
+        for activation, pictures in wanted.items():
+            assert isinstance(activation, KeypointCounts)
+            counts = [
+                keypoint_counts(
+                    pixels[picture],
+                    settings.mean,
+                    settings.std,
+                    layout,
+                    dedupe=activation.dedupe,
+                )
+                for picture in pictures
+            ]
+            found[activation] = torch.stack(counts).float().to(pixels.device)
+        return found

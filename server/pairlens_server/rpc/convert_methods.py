@@ -1,15 +1,32 @@
-"""Methods with their parameters, from the contract's messages and back."""
+"""Methods with their parameters, from the contract's messages and back.
+
+A method's dataclass and its message have the same fields by name, so that none needs
+code of its own here; tests compare the two.
+"""
 
 from __future__ import annotations
 
+from dataclasses import fields
+from enum import Enum
+from functools import cache
+from types import MappingProxyType
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import numpy as np
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+from pairlens.rendering import Box
 from pairlens.v1 import common_pb2, methods_pb2
 from pairlens_server.errors import InvalidParameterError
-from pairlens_server.methods.attention import RawAttention
-from pairlens_server.methods.base import ExplanationMethod, Profile
-from pairlens_server.methods.cam import GradCam
-from pairlens_server.methods.rollout import Rollout
-from pairlens_server.methods.similarity import BiasMode, PooledDecomposition, Redistribution
+from pairlens_server.methods.base import ExplanationMethod, Method
+from pairlens_server.methods.catalogue import EXPLANATION_METHODS, PAIR_METHODS, PairMethod
 from pairlens_server.rpc.enums import from_proto, to_proto
+
+Kind = TypeVar("Kind", bound=Method)
+
+_EXPLANATIONS = MappingProxyType({method.name: method for method in EXPLANATION_METHODS})
+_PAIRS = MappingProxyType({method.name: method for method in PAIR_METHODS})
 
 
 def explanation_method(message: methods_pb2.ExplanationMethod) -> ExplanationMethod:
@@ -18,98 +35,110 @@ def explanation_method(message: methods_pb2.ExplanationMethod) -> ExplanationMet
     Raises:
         InvalidParameterError: None is chosen, or a parameter has a value we do not know.
     """
-    chosen = message.WhichOneof("method")
-    if chosen == "raw_attention":
-        return _raw_attention(message.raw_attention)
-    if chosen == "rollout":
-        return _rollout(message.rollout)
-    if chosen == "grad_cam":
-        return GradCam()
-    raise _none_chosen(message)
+    return _read(message, _EXPLANATIONS[_chosen(message)])
 
 
-def pair_method(message: methods_pb2.PairMethod) -> PooledDecomposition:
+def pair_method(message: methods_pb2.PairMethod) -> PairMethod:
     """The method of a PairSimilarity request, its parameters not yet resolved.
 
     Raises:
         InvalidParameterError: None is chosen, or a parameter has a value we do not know.
     """
-    if message.WhichOneof("method") == "pooled_decomposition":
-        return _pooled_decomposition(message.pooled_decomposition)
-    raise _none_chosen(message)
+    return _read(message, _PAIRS[_chosen(message)])
 
 
 def explanation_message(method: ExplanationMethod) -> methods_pb2.ExplanationMethod:
     """A resolved method of Explain as its message."""
-    if isinstance(method, RawAttention):
-        attention = methods_pb2.RawAttention(block=method.block, head=method.head)
-        return methods_pb2.ExplanationMethod(raw_attention=attention)
-    if isinstance(method, Rollout):
-        rollout = methods_pb2.Rollout(
-            start_block=method.start_block,
-            end_block=method.end_block,
-            profile=to_proto(common_pb2.Profile, method.profile),
-        )
-        return methods_pb2.ExplanationMethod(rollout=rollout)
-    if isinstance(method, GradCam):
-        return methods_pb2.ExplanationMethod(grad_cam=methods_pb2.GradCam())
-    raise TypeError(f"{method.name} is not in the contract")
+    message = methods_pb2.ExplanationMethod()
+    _write(getattr(message, method.name), method)
+    return message
 
 
-def pair_message(method: PooledDecomposition) -> methods_pb2.PairMethod:
+def pair_message(method: PairMethod) -> methods_pb2.PairMethod:
     """A resolved method of PairSimilarity as its message."""
-    return methods_pb2.PairMethod(
-        pooled_decomposition=methods_pb2.PooledDecomposition(
-            profile=to_proto(common_pb2.Profile, method.profile),
-            redistribution=to_proto(methods_pb2.Redistribution, method.redistribution),
-            bias_mode=to_proto(methods_pb2.BiasMode, method.bias_mode),
-            match_matrix=method.match_matrix,
-        )
-    )
+    message = methods_pb2.PairMethod()
+    _write(getattr(message, method.name), method)
+    return message
 
 
-def _raw_attention(message: methods_pb2.RawAttention) -> RawAttention:
-    return RawAttention(
-        block=message.block if message.HasField("block") else None,
-        head=message.head if message.HasField("head") else None,
-    )
-
-
-def _rollout(message: methods_pb2.Rollout) -> Rollout:
-    return Rollout(
-        start_block=message.start_block if message.HasField("start_block") else None,
-        end_block=message.end_block if message.HasField("end_block") else None,
-        profile=_profile(message.profile, "method.rollout.profile"),
-    )
-
-
-def _pooled_decomposition(message: methods_pb2.PooledDecomposition) -> PooledDecomposition:
-    path = "method.pooled_decomposition"
-    return PooledDecomposition(
-        profile=_profile(message.profile, f"{path}.profile"),
-        redistribution=from_proto(
-            methods_pb2.Redistribution,
-            message.redistribution,
-            Redistribution,
-            f"{path}.redistribution",
-        ),
-        bias_mode=from_proto(
-            methods_pb2.BiasMode, message.bias_mode, BiasMode, f"{path}.bias_mode"
-        ),
-        match_matrix=message.match_matrix,
-    )
-
-
-def _profile(number: int, field: str) -> Profile:
-    return from_proto(common_pb2.Profile, number, Profile, field) or Profile.STRICT
-
-
-def _none_chosen(
-    message: methods_pb2.ExplanationMethod | methods_pb2.PairMethod,
-) -> InvalidParameterError:
+def _chosen(message: methods_pb2.ExplanationMethod | methods_pb2.PairMethod) -> str:
+    chosen: str | None = message.WhichOneof("method")
+    if chosen is not None:
+        return chosen
     # Not the default: what a newer client chose looks unset here, and it would get
     # another map than it asked for.
     known = ", ".join(field.name for field in message.DESCRIPTOR.fields)
-    return InvalidParameterError(
+    raise InvalidParameterError(
         f"method holds none of {known}; leave it out for the model's default", field="method"
     )
+
+
+@cache
+def _enums(kind: type[Method]) -> dict[str, type[Enum]]:
+    """Enum of each field of a method that has one."""
+    hints = get_type_hints(kind)
+    found: dict[str, type[Enum]] = {}
+    for field in fields(kind):
+        hint = hints[field.name]
+        for candidate in (hint, *get_args(hint)):
+            if isinstance(candidate, type) and issubclass(candidate, Enum):
+                found[field.name] = candidate
+    return found
+
+
+def _read(container: Message, kind: type[Kind]) -> Kind:
+    message = getattr(container, kind.name)
+    given: dict[str, Any] = {}
+    for field in message.DESCRIPTOR.fields:
+        value = getattr(message, field.name)
+        if _is_repeated(field):
+            given[field.name] = tuple(value)
+        elif field.enum_type is not None:
+            enum = _wrapper(field)
+            path = f"method.{kind.name}.{field.name}"
+            member = from_proto(enum, value, _enums(kind)[field.name], path)
+            if member is not None:
+                given[field.name] = member
+        elif not field.has_presence or message.HasField(field.name):
+            given[field.name] = _plain(value)
+    return kind(**given)
+
+
+def _write(message: Any, method: Method) -> None:
+    message.SetInParent()  # a method without parameters is a choice, too
+    for field in message.DESCRIPTOR.fields:
+        value = getattr(method, field.name)
+        if value is None:
+            continue
+        if _is_repeated(field):
+            getattr(message, field.name).extend(value)
+        elif field.enum_type is not None:
+            setattr(message, field.name, to_proto(_wrapper(field), value))
+        elif isinstance(value, Box):
+            box = common_pb2.Box(
+                left=value.left, top=value.top, right=value.right, bottom=value.bottom
+            )
+            getattr(message, field.name).CopyFrom(box)
+        else:
+            setattr(message, field.name, value)
+
+
+def _is_repeated(field: Any) -> bool:
+    # protobuf before 6.31 has labels, 7 has none.
+    repeated = getattr(field, "is_repeated", None)
+    return bool(field.label == field.LABEL_REPEATED if repeated is None else repeated)
+
+
+def _wrapper(field: FieldDescriptor) -> Any:
+    """The module-level wrapper of a field's enum."""
+    assert field.enum_type is not None
+    name = field.enum_type.name
+    return getattr(methods_pb2, name, None) or getattr(common_pb2, name)
+
+
+def _plain(value: Any) -> Any:
+    """A scalar as it was meant, or a box."""
+    if isinstance(value, common_pb2.Box):
+        return Box(value.left, value.top, value.right, value.bottom)
+    # The shortest decimal of a float32: 0.9 is 0.9 and not 0.89999998.
+    return float(str(np.float32(value))) if isinstance(value, float) else value

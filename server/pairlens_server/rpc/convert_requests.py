@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pairlens.rendering import ColorMap, ColorScale, Interpolation
 from pairlens.v1 import common_pb2, explanation_service_pb2, methods_pb2
 from pairlens_server.errors import InvalidParameterError
 from pairlens_server.images.render import RenderOptions, fixed_range
 from pairlens_server.rpc.convert_methods import explanation_method, pair_method
 from pairlens_server.rpc.enums import from_proto
-from pairlens_server.service.commands import ClassTarget, ExplainCommand, PairCommand
+from pairlens_server.service.commands import (
+    ClassTarget,
+    ExplainCommand,
+    PairCommand,
+    SimilarityTarget,
+    Target,
+)
 
 
 def explain_command(
@@ -74,19 +83,59 @@ def _required_file(image: common_pb2.Image | None, field: str) -> bytes:
     return image.inline
 
 
-def _target(message: methods_pb2.Target) -> ClassTarget:
+def _target(message: methods_pb2.Target) -> Target:
     chosen = message.WhichOneof("target")
     if chosen == "class_index":
         return ClassTarget(class_index=message.class_index)
     if chosen == "label":
         return ClassTarget(label=message.label)
+    if chosen == "similarity":
+        return _similarity(message.similarity)
     if chosen == "predicted" and message.predicted:
         return ClassTarget()
     if chosen == "predicted":
         raise InvalidParameterError("predicted must be true when set", field="target.predicted")
     raise InvalidParameterError(
-        "target names no class; leave it out for the predicted one", field="target"
+        "target names nothing; leave it out for the predicted class", field="target"
     )
+
+
+def _similarity(message: methods_pb2.SimilarityTarget) -> SimilarityTarget:
+    path = "target.similarity"
+    images = tuple(
+        _required_file(image, f"{path}.images[{index}]")
+        for index, image in enumerate(message.images)
+    )
+    embeddings = None
+    if message.HasField("embeddings"):
+        embeddings = read_matrix(message.embeddings, f"{path}.embeddings")
+    if not images and embeddings is None:
+        raise InvalidParameterError("give images, embeddings or both", field=path)
+    return SimilarityTarget(images, embeddings)
+
+
+def read_matrix(message: common_pb2.Tensor, field: str) -> NDArray[np.float32]:
+    """A float32 array of two dimensions.
+
+    Raises:
+        InvalidParameterError: It is of another type or shape, or holds other than as many
+            finite numbers as its shape says.
+    """
+    if message.dtype != common_pb2.DATA_TYPE_FLOAT32 or len(message.shape) != 2:
+        raise InvalidParameterError(
+            f"{field} is a float32 tensor of shape [count, embedding_size]", field=field
+        )
+    rows, columns = message.shape
+    if rows < 1 or columns < 1 or len(message.data) != 4 * rows * columns:
+        raise InvalidParameterError(
+            f"{field} of shape [{rows}, {columns}] has {len(message.data)} bytes, "
+            f"not {max(0, 4 * rows * columns)}, of at least one row",
+            field=field,
+        )
+    values = np.frombuffer(message.data, "<f4").reshape(rows, columns)
+    if not np.isfinite(values).all():
+        raise InvalidParameterError(f"{field} holds numbers that are not finite", field=field)
+    return values.astype(np.float32)
 
 
 def _rendering(message: common_pb2.Rendering) -> RenderOptions:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from google.protobuf import duration_pb2
+from numpy.typing import NDArray
 
 from pairlens.rendering import GridGeometry
 from pairlens.v1 import common_pb2, explanation_service_pb2
@@ -23,6 +24,8 @@ from pairlens_server.service.commands import (
     Float32Array,
     PairMatch,
     PairOutcome,
+    PanelOutcome,
+    ResolvedTarget,
     SideMap,
     Timings,
 )
@@ -106,24 +109,68 @@ def timing_message(timings: Timings) -> common_pb2.Timing:
 
 def explain_response(outcome: ExplainOutcome) -> explanation_service_pb2.ExplainResponse:
     """Convert an answer of Explain."""
-    target = None
-    if outcome.target is not None:
-        target = explanation_service_pb2.ResolvedTarget(
-            class_index=outcome.target.class_index,
-            label=outcome.target.label,
-            logit=outcome.target.logit,
-            probability=outcome.target.probability,
-        )
     response = explanation_service_pb2.ExplainResponse(
         heatmap=heatmap_message(outcome.heatmap, outcome.geometry),
-        target=target,
+        target=None if outcome.target is None else _target_message(outcome.target),
         method=explanation_message(outcome.method),
         provenance=provenance_message(outcome.model, outcome.method),
         timing=timing_message(outcome.timings),
+        units=[
+            explanation_service_pb2.Unit(unit=unit.unit, strength=unit.strength)
+            for unit in outcome.units
+        ],
+        interrelations=[
+            explanation_service_pb2.HeadInterrelation(**vars(relation))
+            for relation in outcome.interrelations
+        ],
+        diagnostics=explanation_service_pb2.Diagnostics(
+            relevance_drift=outcome.relevance_drift,
+            completeness_error=outcome.completeness_error,
+            bias_share=outcome.bias_share,
+            prefix_share=outcome.prefix_share,
+        ),
     )
     if outcome.rendered is not None:
         _write_rendered(response.rendered, outcome.rendered)
+    if outcome.mask is not None:
+        write_mask(response.mask, outcome.mask)
+    if outcome.keypoints is not None:
+        message = response.keypoints
+        message.dtype = common_pb2.DATA_TYPE_INT64
+        message.shape.extend(outcome.keypoints.shape)
+        message.data = np.ascontiguousarray(outcome.keypoints, dtype="<i8").tobytes()
+    for panel in outcome.panels:
+        _write_panel(response.panels.add(), panel)
     return response
+
+
+def _target_message(target: ResolvedTarget) -> explanation_service_pb2.ResolvedTarget:
+    return explanation_service_pb2.ResolvedTarget(
+        class_index=target.class_index,
+        label=target.label,
+        logit=target.logit,
+        probability=target.probability,
+        similarities=target.similarities,
+    )
+
+
+def _write_panel(message: explanation_service_pb2.Panel, panel: PanelOutcome) -> None:
+    message.heatmap.CopyFrom(heatmap_message(panel.heatmap, panel.geometry))
+    for name in ("block", "head", "unit"):
+        value = getattr(panel, name)
+        if value is not None:
+            setattr(message, name, value)
+    if panel.rendered is not None:
+        _write_rendered(message.rendered, panel.rendered)
+    if panel.mask is not None:
+        write_mask(message.mask, panel.mask)
+
+
+def write_mask(message: common_pb2.Tensor, mask: NDArray[np.bool_]) -> None:
+    """Write a boolean array, one byte a value."""
+    message.dtype = common_pb2.DATA_TYPE_BOOL
+    message.shape.extend(mask.shape)
+    message.data = np.ascontiguousarray(mask, dtype=np.uint8).tobytes()
 
 
 def _write_side(message: explanation_service_pb2.SideMap, side: SideMap) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pairlens.v1 import model_service_pb2
-from pairlens_server.methods.base import Parameter
+from pairlens_server.methods.base import Method
 from pairlens_server.methods.catalogue import (
     EXPLANATION_METHODS,
     PAIR_METHODS,
     default_explanation_method,
-    default_pair_method,
+    default_similarity_method,
 )
+from pairlens_server.methods.correspondence import Correspondence
+from pairlens_server.methods.parameters import Parameter
 from pairlens_server.models.loaded import LoadedModel
 from pairlens_server.models.preprocessing import Preprocessing
 from pairlens_server.recording.facts import ModelFacts
@@ -18,43 +20,59 @@ from pairlens_server.rpc.convert_responses import dtype_name
 from pairlens_server.service.limits import ServiceLimits
 
 
+def _described(parameter: Parameter) -> str:
+    """What a parameter is; bounds that it may not reach stand there alone."""
+    bounds = [
+        f"{word} {bound:g}"
+        for word, bound in (("more than", parameter.above), ("less than", parameter.below))
+        if bound is not None
+    ]
+    return "; ".join([parameter.description, *([" and ".join(bounds)] if bounds else [])])
+
+
 def _parameter(parameter: Parameter) -> model_service_pb2.ParameterInfo:
     return model_service_pb2.ParameterInfo(
         name=parameter.name,
         type=parameter.type,
-        default_value=parameter.default,
-        description=parameter.description,
-        minimum=parameter.minimum,
-        maximum=parameter.maximum,
+        default_value=parameter.default_text,
+        description=_described(parameter),
+        minimum=parameter.above if parameter.minimum is None else parameter.minimum,
+        maximum=parameter.below if parameter.maximum is None else parameter.maximum,
         choices=parameter.choices,
     )
+
+
+def _method(
+    method: type[Method], kind: model_service_pb2.MethodKind.ValueType, facts: ModelFacts
+) -> model_service_pb2.MethodInfo:
+    info = model_service_pb2.MethodInfo(
+        name=method.name,
+        kind=kind,
+        summary=method.summary,
+        refusal=method.refusal(facts),
+        revision=method.revision,
+        source=method.paper,
+        caution=method.caution,
+    )
+    if not info.refusal:
+        info.parameters.extend(map(_parameter, method.parameters(facts)))
+        info.forward_passes = method.forward_passes(facts)
+    return info
 
 
 def _methods(facts: ModelFacts) -> list[model_service_pb2.MethodInfo]:
     infos = []
     for explanation in EXPLANATION_METHODS:
-        info = model_service_pb2.MethodInfo(
-            name=explanation.name,
-            kind=model_service_pb2.METHOD_KIND_EXPLANATION,
-            summary=explanation.summary,
-            refusal=explanation.refusal(facts),
-            takes_target=explanation.takes_target,
-            revision=explanation.revision,
-        )
+        info = _method(explanation, model_service_pb2.METHOD_KIND_EXPLANATION, facts)
+        info.takes_class = explanation.takes_class
+        info.takes_similarity = explanation.takes_similarity
         if not info.refusal:
-            info.parameters.extend(map(_parameter, explanation.parameters(facts)))
             info.explanation.CopyFrom(explanation_message(explanation().resolve(facts)))
         infos.append(info)
     for pair in PAIR_METHODS:
-        info = model_service_pb2.MethodInfo(
-            name=pair.name,
-            kind=model_service_pb2.METHOD_KIND_PAIR,
-            summary=pair.summary,
-            refusal=pair.refusal(facts),
-            revision=pair.revision,
-        )
-        if not info.refusal:
-            info.parameters.extend(map(_parameter, pair.parameters(facts)))
+        info = _method(pair, model_service_pb2.METHOD_KIND_PAIR, facts)
+        # A region has no default.
+        if not info.refusal and pair is not Correspondence:
             info.pair.CopyFrom(pair_message(pair().resolve(facts)))
         infos.append(info)
     return infos
@@ -74,7 +92,7 @@ def _preprocessing(settings: Preprocessing) -> model_service_pb2.PreprocessingIn
 def model_info(model: LoadedModel, facts: ModelFacts) -> model_service_pb2.ModelInfo:
     """Describe a model and everything it can and cannot give."""
     explanation = default_explanation_method(facts)
-    pair = default_pair_method(facts)
+    similarity = default_similarity_method(facts)
     return model_service_pb2.ModelInfo(
         name=model.name,
         architecture=model.architecture,
@@ -90,8 +108,8 @@ def model_info(model: LoadedModel, facts: ModelFacts) -> model_service_pb2.Model
         grid_rows=model.layout.rows,
         grid_columns=model.layout.columns,
         prefix_tokens=model.layout.prefix,
-        blocks=model.blocks,
-        heads=model.heads,
+        blocks=facts.blocks,
+        heads=facts.heads,
         classes=model.classes,
         labels=model.labels,
         preprocessing=_preprocessing(model.preprocessing),
@@ -99,7 +117,10 @@ def model_info(model: LoadedModel, facts: ModelFacts) -> model_service_pb2.Model
         default_explanation_method=None
         if explanation is None
         else explanation_message(explanation),
-        default_pair_method=None if pair is None else pair_message(pair),
+        default_similarity_method=None if similarity is None else explanation_message(similarity),
+        default_pair_method=None if similarity is None else pair_message(similarity),
+        cam_layer=facts.cam_layer,
+        hidden_units=max(facts.hidden_units, default=0),
     )
 
 
@@ -112,5 +133,6 @@ def limits_message(limits: ServiceLimits, max_request_bytes: int) -> model_servi
         max_candidates=limits.max_candidates,
         max_rendered_pixels=limits.max_rendered_pixels,
         max_match_values=limits.max_match_values,
+        max_target_embeddings=limits.max_target_embeddings,
         image_formats=limits.images.formats,
     )

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from pairlens.rendering import GridGeometry
 from pairlens_server.errors import PairlensError
 from pairlens_server.images.render import Rendered, RenderOptions
-from pairlens_server.methods.base import ExplanationMethod
-from pairlens_server.methods.similarity import PooledDecomposition
+from pairlens_server.methods.base import ExplanationMethod, HeadInterrelation, Unit
+from pairlens_server.methods.catalogue import PairMethod
 from pairlens_server.models.loaded import LoadedModel
 
 Float32Array = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,22 @@ class ClassTarget:
 
     class_index: int | None = None
     label: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SimilarityTarget:
+    """Summed cosine similarity to other pictures.
+
+    Attributes:
+        images: Encoded files.
+        embeddings: float32 [count, embedding_size], or None.
+    """
+
+    images: tuple[bytes, ...] = ()
+    embeddings: Float32Array | None = None
+
+
+Target = ClassTarget | SimilarityTarget
 
 
 @dataclass(frozen=True)
@@ -41,7 +58,7 @@ class ExplainCommand:
     model: str
     image: bytes
     method: ExplanationMethod | None = None
-    target: ClassTarget | None = None
+    target: Target | None = None
     rendering: RenderOptions | None = None
     deadline_s: float | None = None
 
@@ -58,7 +75,7 @@ class PairCommand:
     model: str
     query: bytes
     candidates: tuple[bytes, ...]
-    method: PooledDecomposition | None = None
+    method: PairMethod | None = None
     rendering: RenderOptions | None = None
     deadline_s: float | None = None
 
@@ -79,24 +96,39 @@ class Timings:
 
 @dataclass(frozen=True)
 class ResolvedTarget:
-    """The class that a map explains, with the model's own view of it.
+    """What a map explains, with the model's own view of it.
 
     Attributes:
-        class_index: 0-based.
+        class_index: 0-based; None for a similarity.
         label: "" when the model has no labels.
         logit: Of that class.
         probability: Softmax over all classes, in [0, 1].
+        similarities: Cosine to each picture of the target, then to each of its embeddings.
     """
 
-    class_index: int
-    label: str
-    logit: float
-    probability: float
+    class_index: int | None = None
+    label: str = ""
+    logit: float = 0.0
+    probability: float = 0.0
+    similarities: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class PanelOutcome:
+    """One of several maps; fields as in `Panel` of the methods and in `ExplainOutcome`."""
+
+    heatmap: Float32Array
+    geometry: GridGeometry
+    rendered: Rendered | None
+    block: int | None
+    head: int | None
+    unit: int | None
+    mask: BoolArray | None
+
+
+@dataclass(frozen=True, eq=False)
 class ExplainOutcome:
-    """A map of one picture.
+    """What a method found in one picture.
 
     Attributes:
         model: The model that ran.
@@ -105,6 +137,9 @@ class ExplainOutcome:
         method: Resolved.
         target: None for methods that take none.
         rendered: None when nothing was asked for.
+        panels, mask, units, interrelations, keypoints: See `Findings` of the methods.
+        relevance_drift, completeness_error, bias_share, prefix_share: See `Diagnostics` of
+            the contract.
     """
 
     model: LoadedModel
@@ -114,6 +149,15 @@ class ExplainOutcome:
     target: ResolvedTarget | None
     rendered: Rendered | None
     timings: Timings
+    panels: tuple[PanelOutcome, ...] = ()
+    mask: BoolArray | None = None
+    units: tuple[Unit, ...] = ()
+    interrelations: tuple[HeadInterrelation, ...] = ()
+    keypoints: NDArray[np.int64] | None = None
+    relevance_drift: float | None = None
+    completeness_error: float | None = None
+    bias_share: float | None = None
+    prefix_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -143,5 +187,5 @@ class PairOutcome:
 
     model: LoadedModel
     results: tuple[PairMatch | PairlensError, ...]
-    method: PooledDecomposition
+    method: PairMethod
     timings: Timings

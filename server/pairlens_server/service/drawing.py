@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from pairlens.masks import mask_overlay
 from pairlens.rendering import ColorScale, GridGeometry, color_range, rendered_size
 from pairlens_server.errors import InvalidParameterError
 from pairlens_server.images.admission import Picture
@@ -11,9 +13,10 @@ from pairlens_server.images.render import (
     Rendered,
     RenderOptions,
     check_rendered_pixels,
+    encode_png,
     render,
 )
-from pairlens_server.service.commands import Float32Array
+from pairlens_server.service.commands import BoolArray, Float32Array
 
 
 def check_options(options: RenderOptions | None, *, pair: bool) -> None:
@@ -70,3 +73,29 @@ def draw(
     shared = maps if options.scale is ColorScale.PAIR else [heatmap]
     low, high = color_range(shared, options.scale, options.fixed)
     return render(picture, heatmap, geometry, options, low, high)
+
+
+def draw_mask(
+    picture: Picture,
+    heatmap: Float32Array,
+    geometry: GridGeometry,
+    options: RenderOptions,
+    mask: BoolArray,
+) -> Rendered:
+    """Draw a mask over a picture, and enlarge the map that it was made of.
+
+    Args:
+        picture: As in `draw`.
+        heatmap: float32 [rows, columns].
+        geometry: Where its cells lie.
+        options: Checked.
+        mask: bool [rows, columns], true where a patch is hidden.
+    """
+    low, high = color_range([heatmap], options.scale, options.fixed)
+    rendered = render(picture, heatmap, geometry, replace(options, overlay=False), low, high)
+    if not options.overlay:
+        return rendered
+    drawn = mask_overlay(
+        picture.image, mask, geometry, opacity=options.opacity, max_side=options.max_side
+    )
+    return replace(rendered, overlay_png=encode_png(drawn))

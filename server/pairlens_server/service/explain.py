@@ -3,99 +3,54 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pairlens.rendering import GridGeometry
 from pairlens_server.engine.engine import Engine
-from pairlens_server.errors import InvalidParameterError, MethodUnsupportedError
+from pairlens_server.errors import InvalidParameterError
 from pairlens_server.images.render import Rendered, RenderOptions
-from pairlens_server.methods.base import ExplanationMethod
-from pairlens_server.methods.catalogue import default_explanation_method
+from pairlens_server.methods.base import ExplanationMethod, Findings, Panel
 from pairlens_server.models.loaded import LoadedModel
-from pairlens_server.models.registry import ModelRegistry, resolve_label
-from pairlens_server.recording.activations import Activation, Logits
+from pairlens_server.models.registry import ModelRegistry
 from pairlens_server.recording.facts import ModelFacts
+from pairlens_server.recording.primitives import Embedding, Logits
+from pairlens_server.recording.targets import ClassLogit, ScoreTarget, Similarity
 from pairlens_server.service.commands import (
-    ClassTarget,
     ExplainCommand,
     ExplainOutcome,
     Float32Array,
+    PanelOutcome,
     ResolvedTarget,
+    SimilarityTarget,
 )
-from pairlens_server.service.drawing import check_options, check_pixels, draw
+from pairlens_server.service.drawing import check_options, check_pixels, draw, draw_mask
+from pairlens_server.service.findings import explain_picture
+from pairlens_server.service.gathering import IMAGE_JOBS, gather_or_cancel
 from pairlens_server.service.limits import ServiceLimits
-from pairlens_server.service.recordings import AdmittedPicture, PictureRecorder
+from pairlens_server.service.recordings import (
+    AdmittedPicture,
+    PictureRecorder,
+    PictureRecording,
+    zero_embedding,
+)
 from pairlens_server.service.stopwatch import Stopwatch
-
-
-def resolve_method(method: ExplanationMethod | None, facts: ModelFacts) -> ExplanationMethod:
-    """Fill in the default method and its parameters.
-
-    Raises:
-        MethodUnsupportedError: The model cannot give the method, or any at all.
-        InvalidParameterError: A parameter is out of range.
-    """
-    chosen = default_explanation_method(facts) if method is None else method
-    if chosen is None:
-        raise MethodUnsupportedError("this model can give no method of Explain", field="method")
-    refusal = chosen.refusal(facts)
-    if refusal:
-        raise MethodUnsupportedError(f"no {chosen.name} on this model: {refusal}", field="method")
-    return chosen.resolve(facts)
-
-
-def resolve_class(
-    target: ClassTarget | None, method: ExplanationMethod, model: LoadedModel
-) -> int | None:
-    """The class to explain; None for the predicted one and for methods without a target.
-
-    Raises:
-        InvalidParameterError: The method takes no target, or there is no such class.
-    """
-    if target is None:
-        return None
-    if not method.takes_target:
-        raise InvalidParameterError(f"{method.name} takes no target", field="target")
-    if target.label is not None:
-        return resolve_label(model, target.label)
-    index = target.class_index
-    if index is not None and not 0 <= index < model.classes:
-        raise InvalidParameterError(
-            f"class {index} is out of range; this model has classes 0 to {model.classes - 1}",
-            field="target.class_index",
-        )
-    return index
-
-
-def describe_target(logits: Tensor, class_index: int | None, model: LoadedModel) -> ResolvedTarget:
-    """The class that was explained, from logits [classes]."""
-    chosen = int(logits.argmax()) if class_index is None else class_index
-    return ResolvedTarget(
-        class_index=chosen,
-        label=model.labels[chosen] if model.labels else "",
-        logit=float(logits[chosen]),
-        probability=float(torch.softmax(logits, dim=0)[chosen]),
-    )
-
-
-def compute_heatmap(
-    method: ExplanationMethod,
-    values: Mapping[Activation, Tensor],
-    facts: ModelFacts,
-    class_index: int | None,
-) -> Float32Array:
-    """Run a method on one picture's activations: float32 [rows, columns]."""
-    batch = {activation: value.unsqueeze(0) for activation, value in values.items()}
-    with torch.no_grad():
-        heatmap = method.heatmap(batch, facts, class_index)[0]
-    return np.ascontiguousarray(heatmap.numpy())
+from pairlens_server.service.targets import (
+    check_embeddings,
+    check_target,
+    class_logit,
+    describe_class,
+    describe_similarity,
+    resolve_method,
+)
 
 
 class ExplainUseCase:
-    """Runs one Explain call: check, decode, record, compute, render."""
+    """Answers Explain calls; each is an `_ExplainCall`."""
 
     def __init__(
         self,
@@ -115,45 +70,173 @@ class ExplainUseCase:
         Raises:
             PairlensError: What the caller is told went wrong.
         """
-        watch = Stopwatch()
         model = self._registry.get(command.model)
         facts = self._engine.facts(model)
-        method = resolve_method(command.method, facts)
-        class_index = resolve_class(command.target, method, model)
-        options = command.rendering
-        check_options(options, pair=False)
-        if options is not None:
-            size = await self._recorder.measure(command.image, "image")
-            check_pixels(options, [size], self._limits.max_rendered_pixels)
-        with watch.stage("decode"):
-            picture = await self._recorder.admit(command.image, "image", model, options)
-        recording = await self._recorder.record(
-            model, picture, method.needs(class_index), command.deadline_s
-        )
-        with watch.stage("method"):
-            heatmap = await asyncio.to_thread(
-                compute_heatmap, method, recording.values, facts, class_index
+        method = resolve_method(command.method, command.target, facts)
+        check_target(command.target, method, facts)
+        call = _ExplainCall(command, model, facts, method, self._recorder, self._limits)
+        return await call.answer()
+
+
+class _ExplainCall:
+    """The steps of one call."""
+
+    def __init__(
+        self,
+        command: ExplainCommand,
+        model: LoadedModel,
+        facts: ModelFacts,
+        method: ExplanationMethod,
+        recorder: PictureRecorder,
+        limits: ServiceLimits,
+    ):
+        self._command = command
+        self._model = model
+        self._facts = facts
+        self._method = method
+        self._recorder = recorder
+        self._limits = limits
+        self._watch = Stopwatch()
+        self._image_jobs = asyncio.Semaphore(IMAGE_JOBS)
+        # Embeddings of a similarity target [count, size], and how those of pictures were got.
+        self._others = torch.zeros(0, facts.embedding_size)
+        self._partners: list[PictureRecording] = []
+
+    async def answer(self) -> ExplainOutcome:
+        """Check, decode, record, compute, draw."""
+        await self._check_drawing()
+        with self._watch.stage("decode"):
+            picture = await self._recorder.admit(
+                self._command.image, "image", self._model, self._command.rendering
             )
-        with watch.stage("render"):
-            rendered = await self._draw(picture, heatmap, options)
-        target = None
-        if method.takes_target:
-            target = describe_target(recording.values[Logits()], class_index, model)
+        target = await self._target()
+        explained = await explain_picture(
+            self._recorder,
+            self._model,
+            self._facts,
+            self._method,
+            picture,
+            target,
+            self._command.deadline_s,
+            self._watch,
+        )
+        resolved = await asyncio.to_thread(self._resolved, target, explained.recording.values)
+        with self._watch.stage("render"):
+            drawn = await self._draw(picture, explained.findings)
         return ExplainOutcome(
-            model=model,
-            heatmap=heatmap,
-            geometry=picture.geometry,
-            method=method,
-            target=target,
-            rendered=rendered,
-            timings=watch.timings([recording]),
+            model=self._model,
+            method=self._method,
+            target=resolved,
+            timings=self._watch.timings([explained.recording, *self._partners]),
+            **drawn,
         )
 
-    async def _draw(
-        self, picture: AdmittedPicture, heatmap: Float32Array, options: RenderOptions | None
-    ) -> Rendered | None:
-        if options is None or picture.drawable is None:
-            return None
+    async def _check_drawing(self) -> None:
+        options = self._command.rendering
+        check_options(options, pair=False)
+        if options is None:
+            return
+        size = await self._recorder.measure(self._command.image, "image")
+        drawn = [size] * (1 + self._method.panels(self._facts))
+        check_pixels(options, drawn, self._limits.max_rendered_pixels)
+
+    async def _target(self) -> ScoreTarget | None:
+        target = self._command.target
+        if isinstance(target, SimilarityTarget):
+            await self._embed(target)
+            return await asyncio.to_thread(Similarity.to, self._others)
+        return class_logit(target, self._model) if self._method.takes_class else None
+
+    async def _embed(self, target: SimilarityTarget) -> None:
+        """Get the embeddings of a target's pictures and add those that were given."""
+        if len(target.images) > self._limits.max_candidates:
+            raise InvalidParameterError(
+                f"{len(target.images)} pictures; a call takes at most "
+                f"{self._limits.max_candidates}, and embeddings of more",
+                field="target.similarity.images",
+            )
+        if target.embeddings is not None:
+            check_embeddings(
+                target.embeddings, self._facts.embedding_size, self._limits.max_target_embeddings
+            )
+        with self._watch.stage("decode"):
+            pictures = await gather_or_cancel(
+                [
+                    self._admit(data, f"target.similarity.images[{index}]")
+                    for index, data in enumerate(target.images)
+                ]
+            )
+        once = {picture.sha256: picture for picture in reversed(pictures)}
+        embeddings = await gather_or_cancel([self._embedding(p) for p in once.values()])
+        by_sha256 = dict(zip(once, embeddings, strict=True))
+        found = [by_sha256[picture.sha256] for picture in pictures]
+        given = [] if target.embeddings is None else [torch.from_numpy(target.embeddings)]
+        self._others = torch.cat([*(embedding[None] for embedding in found), *given])
+
+    async def _admit(self, data: bytes, field: str) -> AdmittedPicture:
+        async with self._image_jobs:
+            return await self._recorder.admit(data, field, self._model, None)
+
+    async def _embedding(self, picture: AdmittedPicture) -> Tensor:
+        recording = await self._recorder.record(
+            self._model, picture, [Embedding()], self._command.deadline_s
+        )
+        self._partners.append(recording)
+        embedding = recording.values[Embedding()]
+        if not bool(embedding.any()):
+            raise zero_embedding(picture.field)
+        return embedding
+
+    def _resolved(self, target: ScoreTarget | None, values: Any) -> ResolvedTarget | None:
+        if isinstance(target, ClassLogit):
+            return describe_class(values[Logits()], target.class_index, self._model)
+        if isinstance(target, Similarity):
+            return describe_similarity(values[Embedding()], self._others)
+        return None
+
+    async def _draw(self, picture: AdmittedPicture, findings: Findings) -> dict[str, Any]:
+        """The part of the outcome that lies on the picture."""
+        main = await self._panel(picture, Panel(findings.heatmap, mask=findings.mask))
+        panels = [await self._panel(picture, panel) for panel in findings.panels]
+        keypoints = findings.keypoints
+        return {
+            "heatmap": main.heatmap,
+            "geometry": main.geometry,
+            "rendered": main.rendered,
+            "mask": main.mask,
+            "panels": tuple(panels),
+            "units": findings.units,
+            "interrelations": findings.interrelations,
+            "keypoints": None if keypoints is None else keypoints.numpy(),
+            "relevance_drift": findings.relevance_drift,
+            "completeness_error": findings.completeness_error,
+            "bias_share": findings.bias_share,
+            "prefix_share": findings.prefix_share,
+        }
+
+    async def _panel(self, picture: AdmittedPicture, panel: Panel) -> PanelOutcome:
+        heatmap: Float32Array = np.ascontiguousarray(panel.heatmap.float().numpy())
+        rows, columns = heatmap.shape
+        geometry = replace(picture.geometry, rows=rows, columns=columns)
+        mask = None if panel.mask is None else panel.mask.numpy()
+        options = self._command.rendering
+        rendered = None
+        if options is not None and picture.drawable is not None:
+            rendered = await self._render(picture, heatmap, geometry, options, mask)
+        return PanelOutcome(heatmap, geometry, rendered, panel.block, panel.head, panel.unit, mask)
+
+    async def _render(
+        self,
+        picture: AdmittedPicture,
+        heatmap: Float32Array,
+        geometry: GridGeometry,
+        options: RenderOptions,
+        mask: Any,
+    ) -> Rendered:
+        if mask is not None:
+            return await self._recorder.run(
+                draw_mask, picture.drawable, heatmap, geometry, options, mask
+            )
         return await self._recorder.run(
-            draw, picture.drawable, heatmap, picture.geometry, options, [heatmap]
+            draw, picture.drawable, heatmap, geometry, options, [heatmap]
         )

@@ -15,6 +15,7 @@ class ServiceLimits:
         images: Of each picture.
         max_candidates: Of one PairSimilarity call.
         max_rendered_pixels: All pixels rendered for one request together.
+        max_target_embeddings: Of one similarity target.
         max_match_values: All match matrices of one request together, 4 bytes a value.
     """
 
@@ -22,3 +23,4 @@ class ServiceLimits:
     max_candidates: int = 64
     max_rendered_pixels: int = 32_000_000
     max_match_values: int = 32_000_000
+    max_target_embeddings: int = 100_000

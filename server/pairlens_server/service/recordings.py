@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -16,12 +16,13 @@ from pairlens.rendering import GridGeometry, rendered_size
 from pairlens_server.cache.keys import activation_key
 from pairlens_server.cache.memory import ActivationCache
 from pairlens_server.engine.engine import Engine
-from pairlens_server.errors import NotFiniteError
+from pairlens_server.errors import InvalidParameterError, NotFiniteError
 from pairlens_server.images.admission import ImageLimits, Picture, decode, measure
 from pairlens_server.images.preprocess import grid_geometry, input_pixels
 from pairlens_server.images.render import RenderOptions
 from pairlens_server.models.loaded import LoadedModel
 from pairlens_server.recording.activations import Activation
+from pairlens_server.recording.probes import Probe
 
 Result = TypeVar("Result")
 
@@ -117,6 +118,12 @@ class PictureRecorder:
         """
         return await self.run(_admit, data, self._limits, field, model, options)
 
+    def cached(
+        self, model: LoadedModel, picture: AdmittedPicture, activation: Activation
+    ) -> Tensor | None:
+        """An activation of a picture if it is at hand."""
+        return self._cache.get(activation_key(model, activation, picture.sha256))
+
     async def record(
         self,
         model: LoadedModel,
@@ -138,10 +145,7 @@ class PictureRecorder:
             return PictureRecording(cached, cached=True)
         recording = await self._engine.record(model, picture.pixels, missing, deadline_s=deadline_s)
         if not all(bool(torch.isfinite(value).all()) for value in recording.values.values()):
-            raise NotFiniteError(
-                f"{picture.field}: the model's numbers for this picture overflow {model.dtype}",
-                field=picture.field,
-            )
+            raise not_finite(picture, model)
         self._cache.put({keys[a]: value for a, value in recording.values.items()})
         return PictureRecording(
             {**cached, **recording.values},
@@ -149,3 +153,48 @@ class PictureRecorder:
             queue_s=recording.queue_s,
             compute_s=recording.compute_s,
         )
+
+    async def probe(
+        self,
+        model: LoadedModel,
+        picture: AdmittedPicture,
+        name: Activation,
+        probe: Probe,
+        recording: PictureRecording,
+        deadline_s: float | None,
+    ) -> PictureRecording:
+        """Add a probe's result to a recording, under a name; kept as activations are.
+
+        Raises:
+            NotFiniteError: As `record`.
+            PairlensError: As `Engine.probe`.
+        """
+        key = activation_key(model, name, picture.sha256)
+        held = self._cache.get(key)
+        if held is not None:
+            return replace(recording, values={**recording.values, name: held})
+        found = await self._engine.probe(model, picture.pixels, probe, deadline_s=deadline_s)
+        if not bool(torch.isfinite(found.result).all()):
+            raise not_finite(picture, model)
+        self._cache.put({key: found.result})
+        return PictureRecording(
+            {**recording.values, name: found.result},
+            cached=False,
+            queue_s=recording.queue_s + found.queue_s,
+            compute_s=recording.compute_s + found.compute_s,
+        )
+
+
+def not_finite(picture: AdmittedPicture, model: LoadedModel) -> NotFiniteError:
+    """The error of a picture whose numbers a dtype cannot hold."""
+    return NotFiniteError(
+        f"{picture.field}: the model's numbers for this picture overflow {model.dtype}",
+        field=picture.field,
+    )
+
+
+def zero_embedding(field: str) -> InvalidParameterError:
+    """The error of a picture that has no cosine similarity to any other."""
+    return InvalidParameterError(
+        f"{field}: the model's embedding of this picture is zero; no cosine exists", field=field
+    )

@@ -1,19 +1,22 @@
+"""Residual networks, post- and pre-activation."""
+
 import pytest
-import timm
 import torch
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-from pairlens_server.methods.cam import grad_cam
-from pairlens_server.recording.activations import (
+from pairlens_server.methods.cam_weights import grad_cam
+from pairlens_server.models.loaded import Family
+from pairlens_server.recording.primitives import (
     Embedding,
     FeatureGradient,
     FeatureMap,
     Logits,
     PooledParts,
 )
-from pairlens_server.recording.resnet import ResNetRecorder
-from tests.support import pixels, resnet
+from pairlens_server.recording.recorder import Recorder
+from pairlens_server.recording.targets import ClassLogit
+from tests.support import pixels, recorded, resnet
 
 KINDS = {
     "average": {},
@@ -24,13 +27,18 @@ KINDS = {
 }
 
 
+def at(recorder, class_index):
+    """The gradient of a class at the default layer."""
+    return FeatureGradient(recorder.facts.cam_layer, ClassLogit(class_index))
+
+
 @pytest.mark.parametrize("projection", [None, 6])
 @pytest.mark.parametrize("kind", KINDS)
 def test_parts_and_constant_sum_to_the_embedding(kind, projection):
     model = resnet(**KINDS[kind], projection=projection)
     images = pixels(model)
-    recorder = ResNetRecorder(model)
-    found = recorder.record(images, {PooledParts(): [0, 1], Embedding(): [0, 1]})
+    recorder = Recorder(model)
+    found = recorded(recorder, images, PooledParts(), Embedding())
     assert found[PooledParts()].shape == (2, model.layout.cells, model.embedding_size)
     total = found[PooledParts()].sum(1) + recorder.facts.embedding_constant
     torch.testing.assert_close(total, found[Embedding()], atol=1e-4, rtol=1e-4)
@@ -45,16 +53,14 @@ def test_parts_and_constant_sum_to_the_embedding(kind, projection):
 def test_gradient_agrees_with_autograd(kind):
     model = resnet(**KINDS[kind])
     images = pixels(model)
-    gradient = FeatureGradient(3)
-    found = ResNetRecorder(model).record(
-        images, {gradient: [0, 1], FeatureMap(): [0, 1], Logits(): [0, 1]}
-    )
+    recorder = Recorder(model)
+    found = recorded(recorder, images, at(recorder, 3), Logits())
     with torch.no_grad():
         features = model.network.forward_features(images)
     features.requires_grad_(True)
     logits = model.network.forward_head(features)
     (slopes,) = torch.autograd.grad(logits[:, 3].sum(), features)
-    torch.testing.assert_close(found[gradient], slopes, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(found[at(recorder, 3)], slopes, atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(found[Logits()], logits.detach(), atol=1e-4, rtol=1e-4)
 
 
@@ -62,25 +68,25 @@ def test_gradient_agrees_with_autograd(kind):
 def test_every_picture_gets_the_gradient_of_its_own_class(kind):
     model = resnet(**KINDS[kind])
     images = pixels(model, 3)
-    recorder = ResNetRecorder(model)
-    predicted = recorder.record(images, {Logits(): [0, 1, 2]})[Logits()].argmax(1)
-    mixed = recorder.record(images, {FeatureGradient(1): [0], FeatureGradient(None): [0, 2]})
+    recorder = Recorder(model)
+    predicted = recorded(recorder, images, Logits())[Logits()].argmax(1)
+    mixed = recorder.record(images, {at(recorder, 1): [0], at(recorder, None): [0, 2]})
     for class_index, pictures in ((1, [0]), (None, [0, 2])):
         for row, picture in enumerate(pictures):
             index = int(predicted[picture]) if class_index is None else class_index
-            alone = recorder.record(images[picture : picture + 1], {FeatureGradient(index): [0]})[
-                FeatureGradient(index)
-            ]
+            one = at(recorder, index)
+            alone = recorder.record(images[picture : picture + 1], {one: [0]})[one]
             torch.testing.assert_close(
-                mixed[FeatureGradient(class_index)][row], alone[0], atol=1e-6, rtol=1e-4
+                mixed[at(recorder, class_index)][row], alone[0], atol=1e-6, rtol=1e-4
             )
 
 
 def test_grad_cam_agrees_with_the_grad_cam_package_on_resnet18():
     model = resnet(architecture="resnet18", classes=4)
     images = pixels(model)
-    wanted = {FeatureGradient(c): [0, 1] for c in range(4)} | {FeatureMap(): [0, 1]}
-    found = ResNetRecorder(model).record(images, wanted)
+    recorder = Recorder(model)
+    features = FeatureMap(recorder.facts.cam_layer)
+    found = recorded(recorder, images, features, *(at(recorder, c) for c in range(4)))
     for parameter in model.network.parameters():
         parameter.requires_grad_(True)
     coloured = 0
@@ -93,42 +99,38 @@ def test_grad_cam_agrees_with_the_grad_cam_package_on_resnet18():
                 images, package.target_layers[-1], None, activations, gradients
             )
             theirs = torch.from_numpy(theirs).relu()
-            ours = grad_cam(found[FeatureMap()], found[FeatureGradient(class_index)])
+            ours = grad_cam(found[features], found[at(recorder, class_index)])
             tolerance = 1e-4 * max(float(theirs.max()), 1e-6)
             torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=1e-4)
             coloured += bool(theirs.max() > 0)
     assert coloured >= 2
 
 
-def test_a_linear_head_needs_no_backward_pass(monkeypatch):
-    def forbidden(*_arguments, **_options):
-        raise AssertionError("a backward pass ran")
-
-    monkeypatch.setattr(torch.autograd, "grad", forbidden)
-    model = resnet()
-    found = ResNetRecorder(model).record(pixels(model), {FeatureGradient(None): [0, 1]})
-    assert found[FeatureGradient(None)].shape[0] == 2
-
-
 def test_other_poolings_are_refused_for_pairs():
-    model = resnet(pooling="avgmax")
-    assert "avgmax" in ResNetRecorder(model).facts.parts_refusal
+    assert "avgmax" in Recorder(resnet(pooling="avgmax")).facts.refusals.parts
 
 
-def test_a_headless_model_has_no_gradient_but_pairs():
-    facts = ResNetRecorder(resnet(classes=0)).facts
-    assert "no class head" in facts.gradient_refusal
-    assert facts.parts_refusal == ""
-    assert "no attention" in facts.attention_refusal
+def test_a_headless_model_has_no_logits_but_pairs():
+    refusals = Recorder(resnet(classes=0)).facts.refusals
+    assert "no class head" in refusals.classes
+    assert refusals.parts == ""
+    for reason in (refusals.readout, refusals.matrix, refusals.relevance, refusals.layer_scores):
+        assert "no attention" in reason
+
+
+@pytest.mark.parametrize(("kind", "layer"), [("average", "layer4.0"), ("basic blocks", "layer4.1")])
+def test_the_default_layer_is_the_last_block_after_its_addition(kind, layer):
+    # methods.md C: the code takes layer4[-1], where the thesis' text says its last convolution.
+    assert Recorder(resnet(**KINDS[kind])).facts.cam_layer == layer
 
 
 def test_feature_map_is_the_final_norm_of_a_pre_activation_resnet():
     # methods.md C: BiT uses the final norm and ReLU output, not the raw stage output.
     model = resnet(**KINDS["pre-activation"])
+    assert model.family is Family.RESNETV2
     images = pixels(model)
-    seen = []
-    handle = model.network.norm.register_forward_hook(lambda _m, _i, o: seen.append(o))
-    found = ResNetRecorder(model).record(images, {FeatureMap(): [0, 1]})
-    handle.remove()
-    torch.testing.assert_close(found[FeatureMap()], seen[0])
-    assert isinstance(model.network, timm.models.ResNetV2)
+    found = recorded(Recorder(model), images, FeatureMap("norm"))[FeatureMap("norm")]
+    assert Recorder(model).facts.cam_layer == "norm"
+    with torch.no_grad():
+        torch.testing.assert_close(found, model.network.forward_features(images))
+    assert float(found.min()) == 0

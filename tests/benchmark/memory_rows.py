@@ -1,0 +1,84 @@
+"""Peak memory of each method on ViT-B/16, in a process of its own: `ru_maxrss` only grows."""
+
+from __future__ import annotations
+
+import gc
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+from pairlens_server.engine.engine import EngineSettings
+from pairlens_server.methods.base import ExplanationMethod
+from tests.benchmark.engine_rows import plain_forward, vit_small
+from tests.benchmark.measure import Row
+from tests.benchmark.method_rows import METHODS_ON_A_VIT, explaining, running
+from tests.support import pixels
+
+_BATCH = 4
+_FORWARD = "plain forward"
+# Gigabytes for each picture of the batch: TIBAV keeps every layer's tensors.
+_AIM_GB = {"transformer_attribution": 1.5, "transformer_attribution, float32": 1.5}
+_AIM_OF_OTHERS_GB = 0.5
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def peak_gb(method: ExplanationMethod | None) -> float:
+    """Memory above that of the loaded model, in gigabytes for each picture of a batch.
+
+    Args:
+        method: What runs; None for timm's plain forward pass.
+    """
+    model = vit_small(pooling="token", projection=None, embed_dim=768, num_heads=12)
+    images = pixels(model, _BATCH)
+    with running(model, EngineSettings(max_batch=_BATCH)) as (engine, loop):
+        gc.collect()
+        before = _resident_bytes()
+        if method is None:
+            plain_forward(model, images)()
+        else:
+            explaining(engine, loop, model, method, images)()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return max(0, peak - before) / _BATCH / 1e9
+
+
+def _measured(name: str) -> float:
+    command = [sys.executable, "-m", "tests.benchmark.memory_rows", name]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(json.loads(run.stdout.splitlines()[-1]))
+
+
+def memory_rows(repeats: int) -> list[Row]:
+    """Peak memory of methods; `repeats` is of no use, the numbers hardly vary."""
+    baseline = _measured(_FORWARD)
+    rows = []
+    for name, _, _ in METHODS_ON_A_VIT:
+        found = _measured(name)
+        rows.append(
+            Row(
+                name=f"{name}, peak memory a picture, ViT-B/16, batch of {_BATCH} "
+                "(baseline: one plain forward)",
+                ours=found,
+                baseline=baseline,
+                unit="GB",
+                ratio=found,
+                aim=_AIM_GB.get(name, _AIM_OF_OTHERS_GB),
+                better="lower",
+            )
+        )
+    return rows
+
+
+def main() -> None:
+    """Measure one method in this process and print it as JSON."""
+    methods = {name: method for name, method, _ in METHODS_ON_A_VIT}
+    sys.stdout.write(json.dumps(peak_gb(methods.get(sys.argv[1]))) + "\n")
+
+
+if __name__ == "__main__":
+    main()
