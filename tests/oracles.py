@@ -116,14 +116,15 @@ def padded(matrix: Tensor, tokens: int) -> Tensor:
 
 
 def relevance(run: Run, target: ScoreTarget, readout: Sequence[int], start: int = 0) -> Tensor:
-    """Generic attention relevance: R <- R + C R; mean of the readout's rows, [B, T]."""
+    """Generic attention relevance: R <- R + C R; mean of the readout's rows of R - I, [B, T]."""
     slopes = torch.autograd.grad(run.score(target).sum(), run.attentions, retain_graph=True)
     count = run.attentions[-1].shape[-1]
     total = torch.eye(count, dtype=torch.float64).expand(len(run.embedding), -1, -1)
     for attention, slope in list(zip(run.attentions, slopes, strict=True))[start:]:
         contribution = padded((attention * slope).clamp(min=0).mean(1), count)
         total = total + contribution @ total
-    return total[:, list(readout)].mean(1).detach()
+    without_own = total - torch.eye(count, dtype=torch.float64)
+    return without_own[:, list(readout)].mean(1).detach()
 
 
 def rollout(

@@ -78,6 +78,9 @@ class ServerSettings(BaseSettings):
     max_queued: int = Field(EngineSettings.max_queued, ge=1)
     """Pictures that may wait for the device; more are refused with QUEUE_FULL."""
 
+    probe_chunk: int = Field(EngineSettings.probe_chunk, ge=1)
+    """Changed copies of a picture that run before other calls may, for methods that need many."""
+
     cache_bytes: int = Field(2**30, ge=0)
     """Memory for cached activations, in bytes; 0 caches nothing."""
 
@@ -139,7 +142,9 @@ class ServerSettings(BaseSettings):
     @property
     def engine(self) -> EngineSettings:
         """Bounds of batching."""
-        return EngineSettings(self.max_batch, self.max_wait_ms / 1000, self.max_queued)
+        return EngineSettings(
+            self.max_batch, self.max_wait_ms / 1000, self.max_queued, self.probe_chunk
+        )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pairlens.v1 import methods_pb2, model_service_pb2
-from tests.contract.support import Stubs, array, noise_png, tensor
+from tests.contract.support import Stubs, noise_png, tensor, values
 
 Array = np.ndarray
 
@@ -93,11 +93,6 @@ def pair_method(name: str) -> methods_pb2.PairMethod:
     if name == "correspondence":
         options = {"query_region": _EVERYWHERE}
     return methods_pb2.PairMethod(**{name: options})
-
-
-def values(side: Any) -> Array:
-    """The map of an answer, of a panel or of one side of a pair."""
-    return array(side.heatmap.values)
 
 
 def flaws(name: str, answer: Any, info: model_service_pb2.ModelInfo) -> list[str]:

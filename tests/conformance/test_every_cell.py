@@ -17,9 +17,8 @@ from tests.conformance.cells import (
     picture,
     reacts,
     unbalanced,
-    values,
 )
-from tests.contract.support import failure_of_rpc
+from tests.contract.support import failure_of_rpc, values
 from tests.zoo import zoo
 
 ATTEMPTS = 15

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import numpy as np
+import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from PIL import Image
@@ -75,6 +77,11 @@ def tensor(values: Any) -> common_pb2.Tensor:
     )
 
 
+def values(side: Any) -> np.ndarray:
+    """The map of an answer, of a panel or of one side of a pair."""
+    return array(side.heatmap.values)
+
+
 def decomposition(**fields: Any) -> methods_pb2.PairMethod:
     chosen = methods_pb2.PooledDecomposition(**fields)
     return methods_pb2.PairMethod(pooled_decomposition=chosen)
@@ -123,6 +130,13 @@ def failure_of_rpc(error: grpc.RpcError) -> Failure:
     status = rpc_status.from_call(error)
     assert status is not None, error
     return failure_of(status)
+
+
+def refused(call: Callable[..., Any], *arguments: Any, **fields: Any) -> Failure:
+    """What a call is refused with."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call(*arguments, **fields)
+    return failure_of_rpc(caught.value)
 
 
 class Stubs:

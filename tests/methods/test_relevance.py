@@ -37,7 +37,8 @@ CONTRIBUTION = torch.tensor([[[0.12, 0.0], [0.15, 0.25]]])
 def test_hand_checked_example(readout, expected):
     # Two identical layers give R = [[1.2544, 0], [.3555, 1.5625]].
     row = relevance_row([CONTRIBUTION, CONTRIBUTION], readout)
-    torch.testing.assert_close(row, torch.tensor([expected]), atol=1e-6, rtol=1e-6)
+    own = torch.eye(2)[list(readout)].mean(dim=0)
+    torch.testing.assert_close(row + own, torch.tensor([expected]), atol=1e-6, rtol=1e-6)
 
 
 def test_the_chain_of_vectors_is_the_recursion_of_matrices():
@@ -46,8 +47,15 @@ def test_the_chain_of_vectors_is_the_recursion_of_matrices():
     relevance = torch.eye(5, dtype=torch.float64).expand(2, 5, 5)
     for contribution in contributions:
         relevance = relevance + contribution.double() @ relevance
-    row = relevance_row(contributions, (0, 3))
-    torch.testing.assert_close(row.double(), relevance[:, [0, 3]].mean(1), atol=1e-4, rtol=1e-6)
+    row = relevance_row(contributions, (0, 3)).double() + torch.eye(5)[[0, 3]].mean(0)
+    torch.testing.assert_close(row, relevance[:, [0, 3]].mean(1), atol=1e-4, rtol=1e-6)
+
+
+def test_a_small_relevance_is_not_lost_beside_the_identity():
+    contribution = torch.full((1, 4, 4), 1e-9)
+    contribution[0, :, 2] = 2e-9
+    row = relevance_row([contribution], (0, 1, 2, 3))[0]
+    torch.testing.assert_close(row, torch.tensor([1e-9, 1e-9, 2e-9, 1e-9]), atol=0, rtol=1e-5)
 
 
 def test_relevance_of_a_method_is_its_row_without_the_prefix():

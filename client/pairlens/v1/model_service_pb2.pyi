@@ -345,6 +345,8 @@ class ParameterInfo(google.protobuf.message.Message):
     MINIMUM_FIELD_NUMBER: builtins.int
     MAXIMUM_FIELD_NUMBER: builtins.int
     CHOICES_FIELD_NUMBER: builtins.int
+    MINIMUM_EXCLUDED_FIELD_NUMBER: builtins.int
+    MAXIMUM_EXCLUDED_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Name of the field in the method's message."""
     type: builtins.str
@@ -354,8 +356,11 @@ class ParameterInfo(google.protobuf.message.Message):
     description: builtins.str
     """What the values are, with range or choices, and what unset means."""
     minimum: builtins.float
-    """Inclusive range of an "int", a "float" or of each of "ints"."""
+    """Range of an "int", a "float" or of each of "ints", inclusive unless said below."""
     maximum: builtins.float
+    minimum_excluded: builtins.bool
+    """Whether minimum and maximum themselves are out of range."""
+    maximum_excluded: builtins.bool
     @property
     def choices(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Names of an "enum"."""
@@ -370,9 +375,11 @@ class ParameterInfo(google.protobuf.message.Message):
         minimum: builtins.float | None = ...,
         maximum: builtins.float | None = ...,
         choices: collections.abc.Iterable[builtins.str] | None = ...,
+        minimum_excluded: builtins.bool = ...,
+        maximum_excluded: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_maximum", b"_maximum", "_minimum", b"_minimum", "maximum", b"maximum", "minimum", b"minimum"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_maximum", b"_maximum", "_minimum", b"_minimum", "choices", b"choices", "default_value", b"default_value", "description", b"description", "maximum", b"maximum", "minimum", b"minimum", "name", b"name", "type", b"type"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_maximum", b"_maximum", "_minimum", b"_minimum", "choices", b"choices", "default_value", b"default_value", "description", b"description", "maximum", b"maximum", "maximum_excluded", b"maximum_excluded", "minimum", b"minimum", "minimum_excluded", b"minimum_excluded", "name", b"name", "type", b"type"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_maximum", b"_maximum"]) -> typing.Literal["maximum"] | None: ...
     @typing.overload

@@ -44,7 +44,9 @@ def local_server(models: Path) -> Iterator[str]:
         alarm = threading.Timer(_START_TIMEOUT_S, process.kill)
         alarm.start()
         try:
-            yield _target(process, log)
+            target = _target(process, log)
+            alarm.cancel()
+            yield target
         finally:
             alarm.cancel()
             process.send_signal(signal.SIGTERM)

@@ -155,7 +155,7 @@ class RawAttention(BlockMap):
     """Raw: attention after the softmax, in [0, 1]."""
 
     name: ClassVar[str] = "raw_attention"
-    summary: ClassVar[str] = "attention of the readout (class token) to each patch in one block"
+    summary: ClassVar[str] = "attention of the readout to each patch in one block"
 
     def sources(self, block: int) -> tuple[Activation, ...]:
         """See `BlockMap.sources`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -23,26 +24,23 @@ from pairlens_server.recording.targets import ScoreTarget
 
 
 def relevance_row(contributions: Sequence[Tensor], readout: Sequence[int]) -> Tensor:
-    """Mean of the readout tokens' rows of R, with R ← R + C·R over the blocks: [B, T].
+    """Mean of the readout tokens' rows of R - I, with R ← R + C·R over the blocks: [B, T].
 
-    R = (I + C_L) ··· (I + C_1), so that a row of it is a chain of vectors times matrices.
+    R = (I + C_L) ··· (I + C_1), so that a row of it is a chain of vectors times matrices. The
+    identity's own row is left out: under mean pooling it adds the same to every patch, beside
+    which a small relevance would vanish in float32.
 
     Args:
         contributions: C [B, T, T] of each block, first block first.
         readout: Tokens that the head reads.
     """
     batch, tokens, _ = contributions[0].shape
-    row = contributions[0].new_zeros(batch, 1, tokens)
-    row[:, :, list(readout)] = 1 / len(readout)
+    own = contributions[0].new_zeros(batch, 1, tokens)
+    own[:, :, list(readout)] = 1 / len(readout)
+    rest = torch.zeros_like(own)
     for contribution in reversed(contributions):
-        row = row + row @ contribution
-    return row[:, 0]
-
-
-def _start_block(facts: ModelFacts) -> Parameter:
-    return Parameter(
-        "start_block", "int", 0, "first block that counts", 0, facts.blocks - 1, noun="block"
-    )
+        rest = rest + (own + rest) @ contribution
+    return rest[:, 0]
 
 
 @dataclass(frozen=True)
@@ -63,24 +61,14 @@ class RelevanceRow(Derived):
 
 
 @dataclass(frozen=True)
-class AttentionRelevance(TargetedMethod):
-    """Generic attention relevance.
+class RelevanceMethod(TargetedMethod):
+    """A method that follows a target through the blocks, to a row of the readout.
 
     Attributes:
-        start_block: First block that is multiplied; None for 0.
+        start_block: First block that counts; None for 0.
     """
 
-    name: ClassVar[str] = "attention_relevance"
-    revision: ClassVar[int] = 1
-    summary: ClassVar[str] = "attention followed through all blocks where it speaks for the target"
-    paper: ClassVar[str] = "Chefer et al., Generic Attention-model Explainability, ICCV 2021"
-
     start_block: int | None = None
-
-    @classmethod
-    def refusal(cls, facts: ModelFacts) -> str:
-        """See `Method.refusal`."""
-        return facts.refusals.relevance
 
     @classmethod
     def forward_passes(cls, facts: ModelFacts) -> float:
@@ -90,12 +78,18 @@ class AttentionRelevance(TargetedMethod):
     @classmethod
     def parameters(cls, facts: ModelFacts) -> tuple[Parameter, ...]:
         """See `Method.parameters`."""
-        return (_start_block(facts),)
+        last = facts.blocks - 1
+        start = Parameter("start_block", "int", 0, "first block that counts", 0, last, noun="block")
+        return (start,)
+
+    @abstractmethod
+    def row(self, start_block: int, target: ScoreTarget) -> Activation:
+        """What the map is made of."""
 
     def needs(self, facts: ModelFacts, target: ScoreTarget | None) -> tuple[Activation, ...]:
         """See `ExplanationMethod.needs`."""
         assert self.start_block is not None
-        return (RelevanceRow(self.start_block, given(target)),)
+        return (self.row(self.start_block, given(target)),)
 
     def explain(
         self,
@@ -109,11 +103,29 @@ class AttentionRelevance(TargetedMethod):
 
 
 @dataclass(frozen=True)
-class TransformerAttribution(TargetedMethod):
+class AttentionRelevance(RelevanceMethod):
+    """Generic attention relevance: the readout's row of R - I, see `relevance_row`."""
+
+    name: ClassVar[str] = "attention_relevance"
+    revision: ClassVar[int] = 1
+    summary: ClassVar[str] = "attention followed through all blocks where it speaks for the target"
+    paper: ClassVar[str] = "Chefer et al., Generic Attention-model Explainability, ICCV 2021"
+
+    @classmethod
+    def refusal(cls, facts: ModelFacts) -> str:
+        """See `Method.refusal`."""
+        return facts.refusals.relevance
+
+    def row(self, start_block: int, target: ScoreTarget) -> Activation:
+        """See `RelevanceMethod.row`."""
+        return RelevanceRow(start_block, target)
+
+
+@dataclass(frozen=True)
+class TransformerAttribution(RelevanceMethod):
     """TIBAV: layer-wise relevance times gradient, rolled out.
 
     Attributes:
-        start_block: First block that is multiplied; None for 0.
         single_precision: Compute in float32. The rules divide by numbers of any sign that may
             be near 0: of 12 maps of a trained network, 4 in float32 had a correlation below
             0.9 with those in float64.
@@ -133,7 +145,6 @@ class TransformerAttribution(TargetedMethod):
     # In float64 another class may be the largest than in the model's own dtype.
     class_first: ClassVar[bool] = True
 
-    start_block: int | None = None
     single_precision: bool = False
 
     @classmethod
@@ -150,12 +161,11 @@ class TransformerAttribution(TargetedMethod):
     def parameters(cls, facts: ModelFacts) -> tuple[Parameter, ...]:
         """See `Method.parameters`."""
         single = Parameter("single_precision", "bool", False, "float32: half the cost, less exact")
-        return (_start_block(facts), single)
+        return (*super().parameters(facts), single)
 
-    def needs(self, facts: ModelFacts, target: ScoreTarget | None) -> tuple[Activation, ...]:
-        """See `ExplanationMethod.needs`."""
-        assert self.start_block is not None
-        return (TransformerAttributionRow(self.start_block, given(target), self.single_precision),)
+    def row(self, start_block: int, target: ScoreTarget) -> Activation:
+        """See `RelevanceMethod.row`."""
+        return TransformerAttributionRow(start_block, target, self.single_precision)
 
     def explain(
         self,
@@ -187,46 +197,21 @@ class LayerScoreRow(Derived):
 
 
 @dataclass(frozen=True)
-class LeGrad(TargetedMethod):
-    """LeGrad: positive gradients of each block's own score by its attention.
-
-    Attributes:
-        start_block: First block of the mean; None for 0.
-    """
+class LeGrad(RelevanceMethod):
+    """LeGrad: positive gradients of each block's own score by its attention."""
 
     name: ClassVar[str] = "le_grad"
     revision: ClassVar[int] = 1
+    # Each block's own score would be the largest of another class.
+    class_first: ClassVar[bool] = True
     summary: ClassVar[str] = "where more attention in any block would raise that block's own score"
     paper: ClassVar[str] = "Bousselham et al., ICCV 2025"
-
-    start_block: int | None = None
 
     @classmethod
     def refusal(cls, facts: ModelFacts) -> str:
         """See `Method.refusal`."""
         return facts.refusals.layer_scores
 
-    @classmethod
-    def forward_passes(cls, facts: ModelFacts) -> float:
-        """See `Method.forward_passes`."""
-        return 2.5
-
-    @classmethod
-    def parameters(cls, facts: ModelFacts) -> tuple[Parameter, ...]:
-        """See `Method.parameters`."""
-        return (_start_block(facts),)
-
-    def needs(self, facts: ModelFacts, target: ScoreTarget | None) -> tuple[Activation, ...]:
-        """See `ExplanationMethod.needs`."""
-        assert self.start_block is not None
-        return (LayerScoreRow(self.start_block, given(target)),)
-
-    def explain(
-        self,
-        recorded: Mapping[Activation, Tensor],
-        facts: ModelFacts,
-        target: ScoreTarget | None,
-    ) -> Findings:
-        """See `ExplanationMethod.explain`; values at least 0."""
-        (needed,) = self.needs(facts, target)
-        return Findings(patch_grid(recorded[needed], facts))
+    def row(self, start_block: int, target: ScoreTarget) -> Activation:
+        """See `RelevanceMethod.row`."""
+        return LayerScoreRow(start_block, target)

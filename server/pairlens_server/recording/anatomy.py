@@ -48,8 +48,8 @@ class Anatomy:
 _Describe = Callable[[Any, LoadedModel], Anatomy]
 
 _CLASS_TOKEN_PARTS = (
-    "the embedding is the class token, which is no sum over patches; "
-    "load the model with mean pooling (pooling: avg), or use affinity or attention_relevance"
+    "the embedding is the class token, which is no sum over patches; affinity explains it, and "
+    "so does attention_relevance where there is attention between tokens"
 )
 _PLAIN = (Attention, AttentionRope, EvaAttention)
 _LINEAR = (nn.Identity, nn.Dropout, type(None))

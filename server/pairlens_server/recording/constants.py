@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from timm.models.coat import CoaT
 from timm.models.pit import PoolingVisionTransformer
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from pairlens_server.recording.balanced import batch_norm, batch_norm_scale
 from pairlens_server.recording.cells import CellSums
+from pairlens_server.recording.modes import HookedMode
 from pairlens_server.recording.windows import Windows, window_hooks
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class _Tokens:
     grid: tuple[int, int]
 
 
-class ConstantTap(TorchFunctionMode):
+class ConstantTap(HookedMode):
     """Has each constant that joins the picture's part of the network reported by its gradient.
 
     Parameters are frozen, so that what requires a gradient is what depends on the picture.
@@ -55,19 +52,10 @@ class ConstantTap(TorchFunctionMode):
         self._prefix = _prefix(network)
         self._windows: Windows | None = None
         self._grids: dict[int, tuple[int, int]] = {}  # by number of places, the latest last
-        self._stack = ExitStack()
 
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            for handle in window_hooks(self._network, self._set_windows):
-                stack.callback(handle.remove)
-            super().__enter__()  # type: ignore[no-untyped-call]
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._stack.close()
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
+    def hooks(self) -> Iterable[RemovableHandle]:
+        """See `HookedMode.hooks`."""
+        return window_hooks(self._network, self._set_windows)
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None

@@ -21,9 +21,8 @@ The functions are met where they are called, whatever module calls them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +31,7 @@ from timm.layers.evo_norm import EvoNorm2dB0, EvoNorm2dB1, EvoNorm2dB2
 from timm.layers.lambda_layer import LambdaLayer
 from timm.models.coat import FactorAttnConvRelPosEnc
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from pairlens_server.recording.balanced import (
     batch_norm,
@@ -42,9 +41,7 @@ from pairlens_server.recording.balanced import (
     partly_fixed,
     rms_norm,
 )
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from pairlens_server.recording.modes import HookedMode
 
 # Their results count as constants.
 _CONSTANTS = frozenset(
@@ -74,7 +71,7 @@ _GATES: dict[Callable[..., Tensor], float] = {
 _UNBALANCED = (LambdaLayer, EvoNorm2dB0, EvoNorm2dB1, EvoNorm2dB2, HardMish)
 
 
-class LibraGradients(TorchFunctionMode):
+class LibraGradients(HookedMode):
     """Gives a forward pass LibraGrad's gradients and leaves its values as they are.
 
     Whatever is computed on this thread inside the context, a score of the features
@@ -89,22 +86,14 @@ class LibraGradients(TorchFunctionMode):
     def __init__(self, network: nn.Module):
         super().__init__()
         self._network = network
-        self._stack = ExitStack()
 
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            for module in self._network.modules():
-                if isinstance(module, (GluMlp, SwiGLU)):
-                    stack.callback(module.act.register_forward_hook(_constant).remove)
-                elif isinstance(module, FactorAttnConvRelPosEnc):
-                    stack.callback(module.qkv.register_forward_hook(_constant_queries).remove)
-            super().__enter__()  # type: ignore[no-untyped-call]
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._stack.close()
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
+    def hooks(self) -> Iterator[RemovableHandle]:
+        """See `HookedMode.hooks`."""
+        for module in self._network.modules():
+            if isinstance(module, (GluMlp, SwiGLU)):
+                yield module.act.register_forward_hook(_constant)
+            elif isinstance(module, FactorAttnConvRelPosEnc):
+                yield module.qkv.register_forward_hook(_constant_queries)
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None

@@ -105,7 +105,7 @@ class LayerScoreGradient(Activation):
     """[tokens]: mean over heads and rows of max(0, ∂sˡ/∂A) (LeGrad).
 
     sˡ is the target's score of the mean of the tokens that the block gives out, read by
-    the model's own norm and head.
+    the model's own norm and head. The predicted class would be each block's own.
     """
 
     block: int

@@ -8,29 +8,26 @@ calls is known from hooks on the attention modules.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from pairlens_server.recording.attention import (
     AttentionReading,
     DotProductReading,
     GatedReading,
 )
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from pairlens_server.recording.modes import HookedMode
 
 OnAttention = Callable[[int, AttentionReading, Tensor], Tensor]
 """Called with the layer's number, its reading and its output [B, heads, T, head_dim] before
 the projection; what it returns goes on in the output's place."""
 
 
-class AttentionTap(TorchFunctionMode):
+class AttentionTap(HookedMode):
     """Calls back at each of some attention layers while a pass runs.
 
     Args:
@@ -47,20 +44,11 @@ class AttentionTap(TorchFunctionMode):
         self._wanted = wanted
         self._on_attention = on_attention
         self._inside: int | None = None
-        self._stack = ExitStack()
 
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            for number in self._wanted:
-                for handle in self._hooks(number, self._layers[number]):
-                    stack.callback(handle.remove)
-            super().__enter__()  # type: ignore[no-untyped-call]
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._stack.close()
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
+    def hooks(self) -> Iterator[RemovableHandle]:
+        """See `HookedMode.hooks`."""
+        for number in self._wanted:
+            yield from self._hooks(number, self._layers[number])
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None

@@ -58,6 +58,7 @@ class Similarity:
 
 
 _SLICE = 4096
+_SHORTEST = 1e-30  # an emptied picture of a probe may have no embedding at all
 
 
 def cosines(embedding: Tensor, others: Tensor) -> Tensor:
@@ -85,7 +86,7 @@ def class_indices(classes: Sequence[int | None], logits: Tensor) -> Tensor:
 def scores(
     targets: Sequence[ScoreTarget], logits: Tensor | None, embeddings: Tensor | None
 ) -> Tensor:
-    """Each picture's own score: [B], differentiable.
+    """Each picture's own score: [B], differentiable; 0 for a similarity of a zero embedding.
 
     Args:
         targets: One for each picture.
@@ -102,5 +103,6 @@ def scores(
             assert embeddings is not None
             embedding = embeddings[row].float()
             direction = target.vector.to(embedding.device)
-            found.append(embedding @ direction / embedding.norm())
+            length = embedding.norm().clamp(min=_SHORTEST)
+            found.append(embedding @ direction / length)
     return torch.stack(found)

@@ -39,6 +39,8 @@ def _parameter(parameter: Parameter) -> model_service_pb2.ParameterInfo:
         minimum=parameter.above if parameter.minimum is None else parameter.minimum,
         maximum=parameter.below if parameter.maximum is None else parameter.maximum,
         choices=parameter.choices,
+        minimum_excluded=parameter.above is not None,
+        maximum_excluded=parameter.below is not None,
     )
 
 
