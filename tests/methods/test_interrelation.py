@@ -7,12 +7,10 @@ from pairlens_server.methods.interrelation import (
     LineRule,
     PatchWeighting,
     attended,
-    bottom_mask,
     focus_index,
     interrelations,
     keypoint_shares,
     patch_scores,
-    top_mask,
 )
 
 TENTHS = torch.tensor([0.1, 0.2, 0.3, 0.4])
@@ -218,19 +216,6 @@ def test_undefined_shares_are_left_out_of_means():
     torch.testing.assert_close(found.nk, expected, equal_nan=True)
     scores = torch.tensor([[0.3, torch.nan, 0.6, 0.6]])
     torch.testing.assert_close(patch_scores(shares), scores, equal_nan=True)
-
-
-def test_masks_take_the_extremes_with_ties_by_index_and_the_undefined_last():
-    scores = torch.tensor([[0.5, torch.nan, 0.0, 0.5, 1.0, 0.0, 0.5, 1.0, 0.2, 0.5]])
-
-    def indices(mask: torch.Tensor) -> list[int]:
-        return mask[0].nonzero()[:, 0].tolist()
-
-    assert indices(top_mask(scores, 0.4)) == [0, 3, 4, 7]
-    assert indices(bottom_mask(scores, 0.4)) == [0, 2, 5, 8]
-    assert indices(top_mask(scores, 0.9)) == indices(bottom_mask(scores, 0.9))
-    assert 1 not in indices(top_mask(scores, 0.9))
-    assert indices(top_mask(scores, 0.05)) == []
 
 
 def test_a_picture_has_the_same_numbers_in_any_batch():

@@ -31,11 +31,6 @@ class Affinity(ExplanationMethod):
         """See `Method.refusal`."""
         return facts.refusals.places
 
-    @classmethod
-    def forward_passes(cls, facts: ModelFacts) -> float:
-        """See `Method.forward_passes`."""
-        return 1.0
-
     def needs(self, facts: ModelFacts, target: ScoreTarget | None) -> tuple[Activation, ...]:
         """See `ExplanationMethod.needs`."""
         return (ProjectedTokens(),)

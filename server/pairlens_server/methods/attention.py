@@ -63,11 +63,6 @@ class BlockMap(ExplanationMethod):
         return facts.refusals.readout
 
     @classmethod
-    def forward_passes(cls, facts: ModelFacts) -> float:
-        """See `Method.forward_passes`."""
-        return 1.0
-
-    @classmethod
     def parameters(cls, facts: ModelFacts) -> tuple[Parameter, ...]:
         """See `Method.parameters`."""
         first, last = facts.first_readout_block, facts.blocks - 1

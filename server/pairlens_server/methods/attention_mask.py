@@ -89,11 +89,6 @@ class AttentionMask(ExplanationMethod):
         return facts.refusals.readout
 
     @classmethod
-    def forward_passes(cls, facts: ModelFacts) -> float:
-        """See `Method.forward_passes`."""
-        return 1.0
-
-    @classmethod
     def parameters(cls, facts: ModelFacts) -> tuple[Parameter, ...]:
         """See `Method.parameters`."""
         sources = tuple(

@@ -54,11 +54,6 @@ class Correspondence(Method):
         return facts.refusals.parts
 
     @classmethod
-    def forward_passes(cls, facts: ModelFacts) -> float:
-        """See `Method.forward_passes`."""
-        return 1.0
-
-    @classmethod
     def parameters(cls, facts: ModelFacts) -> tuple[Parameter, ...]:
         """See `Method.parameters`."""
         return (

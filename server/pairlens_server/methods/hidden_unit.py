@@ -92,11 +92,6 @@ class HiddenUnit(ExplanationMethod):
         return facts.refusals.hidden
 
     @classmethod
-    def forward_passes(cls, facts: ModelFacts) -> float:
-        """See `Method.forward_passes`."""
-        return 1.0
-
-    @classmethod
     def parameters(cls, facts: ModelFacts) -> tuple[Parameter, ...]:
         """See `Method.parameters`."""
         last = len(facts.hidden_units) - 1

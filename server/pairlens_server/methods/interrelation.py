@@ -18,8 +18,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pairlens_server.methods.masking import MaskSelection, extreme_mask, patch_count
-
 
 class LineRule(str, Enum):
     """Height of the detection line h_i (eq. 2), which attended patches rise above.
@@ -136,21 +134,6 @@ def patch_scores(shares: Tensor) -> Tensor:
     Undefined shares are left out; NaN where no head attends to anything.
     """
     return shares.nanmean(dim=1)
-
-
-def top_mask(scores: Tensor, ratio: float) -> Tensor:
-    """The ⌊ratio·N⌋ patches of highest score: bool [B, N]; ties by index, NaN last."""
-    return _ranked(scores.nan_to_num(nan=-1.0), ratio, MaskSelection.HIGH)
-
-
-def bottom_mask(scores: Tensor, ratio: float) -> Tensor:
-    """The ⌊ratio·N⌋ patches of lowest score: bool [B, N]; ties by index, NaN last."""
-    return _ranked(scores.nan_to_num(nan=2.0), ratio, MaskSelection.LOW)
-
-
-def _ranked(scores: Tensor, ratio: float, selection: MaskSelection) -> Tensor:
-    batch, patches = scores.shape
-    return extreme_mask(scores, [patch_count(ratio, patches)] * batch, selection)
 
 
 def _line_heights(attention: Tensor, rule: LineRule, line: float) -> Tensor:

@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 
 from pairlens.rendering import GridGeometry
-from pairlens_server.engine.engine import Engine
 from pairlens_server.errors import InvalidParameterError
 from pairlens_server.images.render import Rendered, RenderOptions
 from pairlens_server.methods.base import ExplanationMethod, Findings, Panel
 from pairlens_server.models.loaded import LoadedModel
-from pairlens_server.models.registry import ModelRegistry
 from pairlens_server.recording.facts import ModelFacts
 from pairlens_server.recording.primitives import Embedding, Logits
 from pairlens_server.recording.targets import ClassLogit, ScoreTarget, Similarity
@@ -47,22 +45,11 @@ from pairlens_server.service.targets import (
     describe_similarity,
     resolve_method,
 )
+from pairlens_server.service.use_case import UseCase
 
 
-class ExplainUseCase:
+class ExplainUseCase(UseCase):
     """Answers Explain calls; each is an `_ExplainCall`."""
-
-    def __init__(
-        self,
-        registry: ModelRegistry,
-        engine: Engine,
-        recorder: PictureRecorder,
-        limits: ServiceLimits,
-    ):
-        self._registry = registry
-        self._engine = engine
-        self._recorder = recorder
-        self._limits = limits
 
     async def __call__(self, command: ExplainCommand) -> ExplainOutcome:
         """Answer one call.

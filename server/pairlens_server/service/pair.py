@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pairlens_server.engine.engine import Engine
 from pairlens_server.errors import InvalidParameterError, MethodUnsupportedError, PairlensError
 from pairlens_server.methods.catalogue import PairMethod, default_similarity_method
 from pairlens_server.methods.similarity import PooledDecomposition
-from pairlens_server.models.registry import ModelRegistry
 from pairlens_server.recording.facts import ModelFacts
 from pairlens_server.recording.primitives import Embedding
 from pairlens_server.service.commands import PairCommand, PairOutcome
@@ -19,11 +17,11 @@ from pairlens_server.service.limits import ServiceLimits
 from pairlens_server.service.pair_matches import PairContext, PairMatcher
 from pairlens_server.service.recordings import (
     AdmittedPicture,
-    PictureRecorder,
     PictureRecording,
     zero_embedding,
 )
 from pairlens_server.service.stopwatch import Stopwatch
+from pairlens_server.service.use_case import UseCase
 
 
 def resolve_method(method: PairMethod | None, facts: ModelFacts) -> PairMethod:
@@ -58,20 +56,8 @@ def _together(first: PictureRecording, further: Sequence[PictureRecording]) -> P
     )
 
 
-class PairUseCase:
+class PairUseCase(UseCase):
     """Answers PairSimilarity calls; each is a `_PairCall`."""
-
-    def __init__(
-        self,
-        registry: ModelRegistry,
-        engine: Engine,
-        recorder: PictureRecorder,
-        limits: ServiceLimits,
-    ):
-        self._registry = registry
-        self._engine = engine
-        self._recorder = recorder
-        self._limits = limits
 
     async def __call__(self, command: PairCommand) -> PairOutcome:
         """Answer one call; an unusable candidate fails alone.

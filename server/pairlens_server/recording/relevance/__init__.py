@@ -1,7 +1,7 @@
 """TIBAV: layer-wise relevance of a timm ViT, batched, with sums per picture."""
 
 from pairlens_server.recording.relevance.attribution import Attribution, transformer_attribution
-from pairlens_server.recording.relevance.network import class_refusal, refusal
+from pairlens_server.recording.relevance.network import refusal
 from pairlens_server.recording.relevance.seeds import ClassSeed, Seed, SimilaritySeed
 
 __all__ = [
@@ -9,7 +9,6 @@ __all__ = [
     "ClassSeed",
     "Seed",
     "SimilaritySeed",
-    "class_refusal",
     "refusal",
     "transformer_attribution",
 ]

@@ -39,13 +39,6 @@ def refusal(network: nn.Module) -> str:
     return next(filter(None, map(_block_refusal, plain.blocks)), "")
 
 
-def class_refusal(network: nn.Module) -> str:
-    """Why there is no class whose relevance could be propagated, or ""; beside `refusal`."""
-    if isinstance(getattr(network, "head", None), nn.Linear):
-        return ""
-    return "the model has no linear class head, so there is no logit to explain"
-
-
 def _block_refusal(block: Any) -> str:
     if type(block) is not Block:
         return f"blocks of type {_name(block)} have no relevance rules"
