@@ -37,7 +37,10 @@ class Target:
 
     @property
     def score(self) -> float | None:
-        """The class's probability, or the sum of the similarities, which the map explains."""
+        """The class's probability, or the sum of the similarities.
+
+        The map explains the class's logit, or that sum.
+        """
         return sum(self.similarities) if self.similarities else self.probability
 
     def __str__(self) -> str:
@@ -157,8 +160,8 @@ class Diagnostics:
     """How far the numbers can be trusted; None where a method has no such number.
 
     Attributes:
-        relevance_drift: Largest distance from 1 of the relevance that reaches a block;
-            zero in exact arithmetic.
+        relevance_drift: Of transformer_attribution: largest distance from 1 of the relevance
+            that reaches a block; near 0 where the rules keep it, 1 where it vanished.
         completeness_error: Sum of all attributions less what they should sum to.
         bias_share, prefix_share: Of pooled_decomposition: parts of the summed similarity that
             are in no cell; with the map's cells they sum to it under profile strict.

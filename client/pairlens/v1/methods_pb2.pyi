@@ -728,8 +728,9 @@ class FullGrad(google.protobuf.message.Message):
     RULE_FIELD_NUMBER: builtins.int
     ABSOLUTE_FIELD_NUMBER: builtins.int
     rule: global___GradientRule.ValueType
-    """Default: LIBRA, under which the signed sum over all places is the score; PLAIN
-    where the model has no LIBRA.
+    """Default: LIBRA, under which the signed sum over all places, with what lies on no
+    place (prefix tokens, pooled vectors), is the score; PLAIN where the model has no
+    LIBRA.
     """
     absolute: builtins.bool
     """Take absolute values of each layer's map before the sum."""

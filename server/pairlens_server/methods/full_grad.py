@@ -23,7 +23,8 @@ class FullGrad(TargetedMethod):
     """FullGrad: input and biases times their gradients, by place, over all layers.
 
     Attributes:
-        rule: Of the gradients; signed sums meet the score under LIBRA.
+        rule: Of the gradients; under LIBRA the signed sum, with what lies on no cell, is the
+            score.
         absolute: Take absolute values of each layer's map before the sum.
     """
 
