@@ -1,10 +1,12 @@
-"""Peak memory of each method on ViT-B/16, in a process of its own: `ru_maxrss` only grows."""
+"""Peak memory of each method on ViT-B/16, in a process of its own, since peaks only grow.
+
+`VmHWM`, not `ru_maxrss`: a child's begins with that of the process it was forked from.
+"""
 
 from __future__ import annotations
 
 import gc
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -23,9 +25,10 @@ _AIM_GB = {"transformer_attribution": 1.5, "transformer_attribution, float32": 1
 _AIM_OF_OTHERS_GB = 0.5
 
 
-def _resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
+def _bytes(field: str) -> int:
+    """A field of this process's status: VmRSS, resident now, or VmHWM, the most ever."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(f"{field}:")))
 
 
 def peak_gb(method: ExplanationMethod | None) -> float:
@@ -38,12 +41,12 @@ def peak_gb(method: ExplanationMethod | None) -> float:
     images = pixels(model, _BATCH)
     with running(model, EngineSettings(max_batch=_BATCH)) as (engine, loop):
         gc.collect()
-        before = _resident_bytes()
+        before = _bytes("VmRSS")
         if method is None:
             plain_forward(model, images)()
         else:
             explaining(engine, loop, model, method, images)()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = _bytes("VmHWM")
     return max(0, peak - before) / _BATCH / 1e9
 
 

@@ -10,16 +10,17 @@ from torch import Tensor
 from pairlens_server.recording.activations import Activation
 from pairlens_server.recording.contributions import contributions
 from pairlens_server.recording.passes import Body
-from pairlens_server.recording.primitives import GradientContributions, GradientRule
+from pairlens_server.recording.primitives import GradientContributions, GradientRule, Logits
 
-Wanting = Mapping[GradientContributions, Sequence[int]]
+Members = Sequence[tuple[GradientContributions, int]]
+Wanting = Mapping[GradientContributions | Logits, Sequence[int]]
 """Activations with the pictures of the pass that want them, ascending."""
 
 
 def contribution_pass(
     body: Body, seen: tuple[int, int], wanted: Wanting, pixels: Tensor
 ) -> dict[Activation, Tensor]:
-    """Record FullGrad's sums: [number of pictures, cells + 2] for each activation.
+    """Record FullGrad's sums [number of pictures, cells + 2], and logits along the way.
 
     Args:
         body: What runs.
@@ -28,16 +29,24 @@ def contribution_pass(
         pixels: [B, 3, H, W].
     """
     layout = body.facts.layout
-    collected: dict[GradientContributions, dict[int, Tensor]] = {a: {} for a in wanted}
+    collected: dict[Activation, dict[int, Tensor]] = {a: {} for a in wanted}
     groups: dict[tuple[GradientRule, bool], list[tuple[GradientContributions, int]]] = {}
     for activation, pictures in wanted.items():
-        group = groups.setdefault((activation.rule, activation.absolute), [])
-        group.extend((activation, picture) for picture in pictures)
+        if isinstance(activation, GradientContributions):
+            group = groups.setdefault((activation.rule, activation.absolute), [])
+            group.extend((activation, picture) for picture in pictures)
     for (rule, absolute), members in groups.items():
-        targets = [activation.target for activation, _ in members]
+
+        def score(features: Tensor, members: Members = members) -> Tensor:
+            if Logits() in collected:
+                with torch.no_grad():
+                    logits = body.readout.logits(features.detach()).float()
+                collected[Logits()].update(zip([p for _, p in members], logits, strict=True))
+            return body.readout.scores(features, [a.target for a, _ in members])
+
         rows = contributions(
             body.readout.features,
-            lambda features, targets=targets: body.readout.scores(features, targets),  # type: ignore[misc]
+            score,
             body.network,
             pixels[[picture for _, picture in members]],
             libra=rule is GradientRule.LIBRA,

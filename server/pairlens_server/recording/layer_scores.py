@@ -11,16 +11,17 @@ from torch import Tensor, nn
 from pairlens_server.recording.activations import Activation
 from pairlens_server.recording.attention import AttentionReading
 from pairlens_server.recording.passes import Body
-from pairlens_server.recording.primitives import LayerScoreGradient
+from pairlens_server.recording.primitives import LayerScoreGradient, Logits
 from pairlens_server.recording.rounds import rounds
 from pairlens_server.recording.tap import AttentionTap
 
-Wanting = Mapping[LayerScoreGradient, Sequence[int]]
+Gradients = Mapping[LayerScoreGradient, Sequence[int]]
+Wanting = Mapping[LayerScoreGradient | Logits, Sequence[int]]
 """Activations with the pictures of the pass that want them, ascending."""
 
 
 def layer_score_pass(body: Body, wanted: Wanting, pixels: Tensor) -> dict[Activation, Tensor]:
-    """Record LeGrad's gradients: [number of pictures, tokens] for each activation.
+    """Record LeGrad's gradients [number of pictures, tokens], and logits along the way.
 
     Each block's graph begins at its own attention and ends at its own output, so that all
     blocks cost one backward pass together and hold one block's graph at a time
@@ -31,6 +32,7 @@ def layer_score_pass(body: Body, wanted: Wanting, pixels: Tensor) -> dict[Activa
         wanted: What is wanted of whom.
         pixels: [B, 3, H, W].
     """
+    gradients = {a: p for a, p in wanted.items() if isinstance(a, LayerScoreGradient)}
     found: dict[Activation, Tensor] = {}
     outputs: dict[int, tuple[AttentionReading, Tensor]] = {}
 
@@ -39,7 +41,7 @@ def layer_score_pass(body: Body, wanted: Wanting, pixels: Tensor) -> dict[Activa
         return outputs[block][1]
 
     def leave(block: int) -> Callable[..., object]:
-        here = {a: pictures for a, pictures in wanted.items() if a.block == block}
+        here = {a: pictures for a, pictures in gradients.items() if a.block == block}
 
         def differentiate(_module: nn.Module, _inputs: object, tokens: Tensor) -> Tensor:
             reading, output = outputs.pop(block)
@@ -48,19 +50,22 @@ def layer_score_pass(body: Body, wanted: Wanting, pixels: Tensor) -> dict[Activa
 
         return differentiate
 
-    blocks = sorted({a.block for a in wanted})
+    blocks = sorted({a.block for a in gradients})
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
         for block in blocks:
             module = body.module(body.anatomy.blocks[block])
             stack.callback(module.register_forward_hook(leave(block)).remove)
         stack.enter_context(AttentionTap(body.attention, blocks, cut))
-        body.readout.features(pixels)
+        features = body.readout.features(pixels).detach()
+    if Logits() in wanted:
+        with torch.no_grad():
+            found[Logits()] = body.readout.logits(features[list(wanted[Logits()])]).float()
     return found
 
 
 def _gradients(
-    body: Body, wanted: Wanting, reading: AttentionReading, output: Tensor, tokens: Tensor
+    body: Body, wanted: Gradients, reading: AttentionReading, output: Tensor, tokens: Tensor
 ) -> dict[Activation, Tensor]:
     # Equal tokens everywhere, so that any pooling of the head reads their mean.
     mean = body.module("norm")(tokens.mean(dim=1, keepdim=True)).expand(tokens.shape)
@@ -71,10 +76,12 @@ def _gradients(
         scores = body.readout.scores(mean[pictures], [targets[p] for p in pictures])
         more = number < len(passes)
         (slopes,) = torch.autograd.grad(scores.sum(), output, retain_graph=more)
-        for activation, wanting in wanted.items():
-            mine = [p for p in wanting if targets.get(p) == activation.target]
-            if mine:
-                with torch.no_grad():
-                    rows = reading.positive_gradient_rows(slopes[mine], mine)
-                collected[activation].update(zip(mine, rows, strict=True))
+        owners = {
+            p: a for a, wanting in wanted.items() for p in wanting if targets.get(p) == a.target
+        }
+        mine = sorted(owners)
+        with torch.no_grad():
+            rows = reading.positive_gradient_rows(slopes[mine], mine)
+        for picture, row in zip(mine, rows, strict=True):
+            collected[owners[picture]][picture] = row
     return {a: torch.stack([collected[a][p] for p in wanted[a]]) for a in wanted}

@@ -225,12 +225,19 @@ class InstrumentedPass:
             scores = self._body.readout.scores(features[pictures], [targets[p] for p in pictures])
             points = {_point(a): self._points[_point(a)] for a, _ in gradients}
             slopes = _gradients(scores, list(points.values()), keep=number < len(passes))
-            by_point = dict(zip(points, slopes, strict=True))
-            for activation, wanting in gradients:
-                mine = [p for p in wanting if targets.get(p) == activation.target]
-                if mine:
-                    rows = self._finish(activation, by_point[_point(activation)], mine)
-                    collected[activation].update(zip(mine, rows, strict=True))
+            for point, slope in zip(points, slopes, strict=True):
+                # One call for all pictures, whatever the target of each.
+                owners = {
+                    p: a
+                    for a, wanting in gradients
+                    for p in wanting
+                    if _point(a) == point and targets.get(p) == a.target
+                }
+                if owners:
+                    mine = sorted(owners)
+                    rows = self._finish(owners[mine[0]], slope, mine)
+                    for picture, row in zip(mine, rows, strict=True):
+                        collected[owners[picture]][picture] = row
         for activation, wanting in gradients:
             self._found[activation] = torch.stack([collected[activation][p] for p in wanting])
 

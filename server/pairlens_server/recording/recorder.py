@@ -138,41 +138,48 @@ class Recorder:
     def _shared_out(self, wanted: Wanted) -> dict[Kind, dict[Activation, list[int]]]:
         """Activations by kind of pass; what needs no graph rides along where one is built."""
         host_of: dict[int, Kind] = {}
-        has_logits: set[int] = set()
+        logits_from: dict[int, Kind] = {}
         for activation, pictures in wanted.items():
             kind = self._kind(activation)
-            if kind in (Kind.PLAIN, Kind.LIBRA):
-                for picture in pictures:
-                    if host_of.get(picture) is not Kind.PLAIN:
-                        host_of[picture] = kind
-            # Its logits are those of a plain pass only where that is float32, too.
-            by_class = isinstance(getattr(activation, "target", None), ClassLogit)
-            if kind is Kind.ATTRIBUTION and by_class and self._model.dtype is torch.float32:
-                has_logits.update(pictures)
+            for picture in pictures:
+                if kind in (Kind.PLAIN, Kind.LIBRA) and host_of.get(picture) is not Kind.PLAIN:
+                    host_of[picture] = kind
+                if self._gives_logits(activation, kind):
+                    logits_from[picture] = kind
         shared: dict[Kind, dict[Activation, list[int]]] = {}
         for activation, pictures in wanted.items():
             kind = self._kind(activation)
             for picture in pictures:
                 own = kind
-                if isinstance(activation, Logits) and picture in has_logits:
-                    own = Kind.ATTRIBUTION
+                if isinstance(activation, Logits) and picture in logits_from:
+                    own = logits_from[picture]
                 elif kind is Kind.STILL:
                     own = host_of.get(picture, kind)
                 shared.setdefault(own, {}).setdefault(activation, []).append(picture)
         return shared
 
+    def _gives_logits(self, activation: Activation, kind: Kind) -> bool:
+        """Whether a pass of its own kind has the logits of a plain pass along the way."""
+        if kind in (Kind.LAYER_SCORES, Kind.CONTRIBUTIONS):
+            return True
+        # TIBAV computes in float32 or float64, whatever the model does.
+        by_class = isinstance(getattr(activation, "target", None), ClassLogit)
+        return kind is Kind.ATTRIBUTION and by_class and self._model.dtype is torch.float32
+
     def _run(
         self, kind: Kind, pixels: Tensor, wanted: Mapping[Activation, Sequence[int]]
     ) -> dict[Activation, Tensor]:
         if kind is Kind.LAYER_SCORES:
-            layer_scores = {a: p for a, p in wanted.items() if isinstance(a, LayerScoreGradient)}
+            of_layers = (LayerScoreGradient, Logits)
+            layer_scores = {a: p for a, p in wanted.items() if isinstance(a, of_layers)}
             return layer_score_pass(self._body, layer_scores, pixels)
         if kind is Kind.ATTRIBUTION:
             kinds = (TransformerAttributionRow, Logits)
             rows = {a: p for a, p in wanted.items() if isinstance(a, kinds)}
             return attribution_pass(self._body, self._model.projection, rows, pixels)
         if kind is Kind.CONTRIBUTIONS:
-            sums = {a: p for a, p in wanted.items() if isinstance(a, GradientContributions)}
+            of_sums = (GradientContributions, Logits)
+            sums = {a: p for a, p in wanted.items() if isinstance(a, of_sums)}
             return contribution_pass(self._body, self._seen, sums, pixels)
         if kind is Kind.PIXELS:
             return self._keypoints(wanted, pixels)
