@@ -198,7 +198,7 @@ def test_splitting_a_similarity_needs_a_pooled_embedding(server, model, method):
     found = refused(server.pair, model, png(1), png(2), method=method)
     assert (found.code, found.reason) == ("FAILED_PRECONDITION", "METHOD_UNSUPPORTED")
     assert "class token" in found.message
-    assert "avg" in found.message  # what to do about it
+    assert "affinity" in found.message  # what to do about it
 
 
 def test_a_resnet_has_no_rollout_to_redistribute_by(server):
