@@ -19,6 +19,8 @@ from pairlens_server.recording.facts import ModelFacts
 from pairlens_server.recording.probes import Probe
 from pairlens_server.recording.targets import ScoreTarget
 
+_STEPS = 32  # points of a path
+_GRADIENT = 3  # forward passes that a pass with its gradient costs, about
 _MAX_SEED = 2**32 - 1
 
 
@@ -69,12 +71,12 @@ class IntegratedGradients(ProbingMethod):
     @classmethod
     def forward_passes(cls, facts: ModelFacts) -> float:
         """See `Method.forward_passes`."""
-        return 32 * 3 + 2
+        return _STEPS * _GRADIENT + 2
 
     @classmethod
     def parameters(cls, facts: ModelFacts) -> tuple[Parameter, ...]:
         """See `Method.parameters`."""
-        steps = Parameter("steps", "int", 32, "points of the path", 2, 512)
+        steps = Parameter("steps", "int", _STEPS, "points of the path", 2, 512)
         return (steps, _fill("baseline", "where the path starts"), _seed())
 
     def probe(

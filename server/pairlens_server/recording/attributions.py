@@ -16,6 +16,7 @@ from pairlens_server.recording.relevance import (
     SimilaritySeed,
     transformer_attribution,
 )
+from pairlens_server.recording.rounds import in_order
 from pairlens_server.recording.targets import ClassLogit, ScoreTarget, Similarity
 
 Wanting = Mapping[TransformerAttributionRow | Logits, Sequence[int]]
@@ -53,7 +54,7 @@ def attribution_pass(
             collected[activation][picture] = rows[number]
             if kind is ClassLogit and Logits() in collected:
                 collected[Logits()][picture] = found.reading[number].float()
-    return {a: torch.stack([collected[a][p] for p in wanted[a]]) for a in wanted}
+    return in_order(collected, wanted)
 
 
 def _seed(targets: Sequence[ScoreTarget], projection: nn.Linear | None) -> Seed:

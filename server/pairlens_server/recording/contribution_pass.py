@@ -11,6 +11,7 @@ from pairlens_server.recording.activations import Activation
 from pairlens_server.recording.contributions import contributions
 from pairlens_server.recording.passes import Body
 from pairlens_server.recording.primitives import GradientContributions, GradientRule, Logits
+from pairlens_server.recording.rounds import in_order
 
 Members = Sequence[tuple[GradientContributions, int]]
 Wanting = Mapping[GradientContributions | Logits, Sequence[int]]
@@ -57,4 +58,4 @@ def contribution_pass(
         )
         for (activation, picture), row in zip(members, rows, strict=True):
             collected[activation][picture] = row
-    return {a: torch.stack([collected[a][p] for p in wanted[a]]) for a in wanted}
+    return in_order(collected, wanted)

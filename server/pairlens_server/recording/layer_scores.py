@@ -12,7 +12,7 @@ from pairlens_server.recording.activations import Activation
 from pairlens_server.recording.attention import AttentionReading
 from pairlens_server.recording.passes import Body
 from pairlens_server.recording.primitives import LayerScoreGradient, Logits
-from pairlens_server.recording.rounds import rounds
+from pairlens_server.recording.rounds import in_order, rounds
 from pairlens_server.recording.tap import AttentionTap
 
 Gradients = Mapping[LayerScoreGradient, Sequence[int]]
@@ -70,7 +70,7 @@ def _gradients(
     # Equal tokens everywhere, so that any pooling of the head reads their mean.
     mean = body.module("norm")(tokens.mean(dim=1, keepdim=True)).expand(tokens.shape)
     passes = rounds((a.target, pictures) for a, pictures in wanted.items())
-    collected: dict[LayerScoreGradient, dict[int, Tensor]] = {a: {} for a in wanted}
+    collected: dict[Activation, dict[int, Tensor]] = {a: {} for a in wanted}
     for number, targets in enumerate(passes, start=1):
         pictures = sorted(targets)
         scores = body.readout.scores(mean[pictures], [targets[p] for p in pictures])
@@ -84,4 +84,4 @@ def _gradients(
             rows = reading.positive_gradient_rows(slopes[mine], mine)
         for picture, row in zip(mine, rows, strict=True):
             collected[owners[picture]][picture] = row
-    return {a: torch.stack([collected[a][p] for p in wanted[a]]) for a in wanted}
+    return in_order(collected, wanted)

@@ -40,7 +40,7 @@ from pairlens_server.recording.primitives import (
     ReadoutScores,
 )
 from pairlens_server.recording.readout import Readout
-from pairlens_server.recording.rounds import rounds
+from pairlens_server.recording.rounds import in_order, rounds
 from pairlens_server.recording.tap import AttentionTap
 
 OfAttention = (
@@ -238,8 +238,7 @@ class InstrumentedPass:
                     rows = self._finish(owners[mine[0]], slope, mine)
                     for picture, row in zip(mine, rows, strict=True):
                         collected[owners[picture]][picture] = row
-        for activation, wanting in gradients:
-            self._found[activation] = torch.stack([collected[activation][p] for p in wanting])
+        self._found |= in_order(collected, dict(gradients))
 
     @torch.no_grad()
     def _finish(

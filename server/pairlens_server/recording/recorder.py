@@ -30,6 +30,7 @@ from pairlens_server.recording.primitives import (
     TransformerAttributionRow,
 )
 from pairlens_server.recording.readout import Readout
+from pairlens_server.recording.rounds import in_order
 from pairlens_server.recording.targets import ClassLogit, ScoreTarget
 
 
@@ -100,10 +101,7 @@ class Recorder:
                 else:
                     rows = zip(wanting, found[activation], strict=True)
                     pieces[activation].update(rows)
-        for activation, parts in pieces.items():
-            if parts:
-                whole[activation] = torch.stack([parts[p] for p in wanted[activation]])
-        return whole
+        return whole | in_order(pieces, {a: wanted[a] for a, rows in pieces.items() if rows})
 
     def scores(self, pixels: Tensor, target: ScoreTarget) -> Tensor:
         """See `ProbeModel.scores`."""
