@@ -40,6 +40,7 @@ def test_defaults_serve_the_demo():
     assert given.limits.max_rendered_pixels == 32_000_000
     assert given.limits.max_match_values == 32_000_000
     assert given.limits.max_target_embeddings == 100_000
+    assert given.limits.max_copies == 10_000
     assert given.engine.max_wait_s == 0.002
 
 
@@ -53,11 +54,16 @@ def test_a_flag_goes_before_a_variable_before_the_file_before_the_default(monkey
 
 
 def test_every_limit_of_a_request_can_be_set():
-    names = ("max-candidates", "max-rendered-pixels", "max-match-values", "max-target-embeddings")
+    names = (
+        *("max-candidates", "max-rendered-pixels", "max-match-values", "max-target-embeddings"),
+        "max-copies",
+    )
     flags = [word for n, name in enumerate(names, 2) for word in (f"--{name}", str(n))]
-    limits = settings(*flags, "--max-image-bytes", "6", "--max-image-pixels", "7").limits
-    images = ImageLimits(max_bytes=6, max_pixels=7)
-    assert limits == ServiceLimits(images, 2, 3, max_match_values=4, max_target_embeddings=5)
+    limits = settings(*flags, "--max-image-bytes", "7", "--max-image-pixels", "8").limits
+    images = ImageLimits(max_bytes=7, max_pixels=8)
+    assert limits == ServiceLimits(
+        images, 2, 3, max_match_values=4, max_target_embeddings=5, max_copies=6
+    )
 
 
 def test_a_queue_for_one_full_call_is_enough():
@@ -99,6 +105,7 @@ def test_variables_that_kubernetes_sets_for_a_service_do_no_harm(monkeypatch):
             ["--max-queued", "64", "--max-candidates", "64"],
             "max_queued (64) must be above max_candidates (64): a call with all its",
         ),
+        (["--max-copies", "0"], "max_copies (--max-copies, PAIRLENS_MAX_COPIES): "),
         (["--max-candidates", "600"], "max_queued (512) must be above max_candidates (600)"),
         (["--max-bach", "3"], "unrecognized arguments: --max-bach"),
         (["--max-b", "3"], "unrecognized arguments: --max-b"),

@@ -35,6 +35,14 @@ from pairlens.errors import (
 )
 from pairlens.figures import contact_sheet, panel_grid
 from pairlens.masks import mask_overlay
+from pairlens.metrics import (
+    Curve,
+    Embeddings,
+    Metric,
+    MetricInfo,
+    MetricScore,
+    SaliencyScores,
+)
 from pairlens.models import (
     Limits,
     Method,
@@ -69,9 +77,11 @@ __all__ = [
     "Client",
     "ColorMap",
     "ColorScale",
+    "Curve",
     "DeadlineExceededError",
     "Diagnostics",
     "DrainingError",
+    "Embeddings",
     "EncodedImage",
     "Explanation",
     "GridGeometry",
@@ -89,6 +99,9 @@ __all__ = [
     "MethodInfo",
     "MethodKind",
     "MethodUnsupportedError",
+    "Metric",
+    "MetricInfo",
+    "MetricScore",
     "ModelDetails",
     "ModelInfo",
     "ModelNotFoundError",
@@ -112,6 +125,7 @@ __all__ = [
     "RequestTooLargeError",
     "ResourceExhaustedError",
     "ResponseTooLargeError",
+    "SaliencyScores",
     "SideMap",
     "SimilarTo",
     "Target",

@@ -7,18 +7,25 @@ from collections.abc import Callable, Mapping
 
 from pairlens._transport import Deadline
 from pairlens.errors import MethodUnsupportedError, ModelNotFoundError
-from pairlens.models import MethodKind, ModelInfo
+from pairlens.models import Method, MethodKind, ModelDetails, ModelInfo
 
 
 class Catalogue:
     """The served models, asked for once and again when a call finds them outdated.
 
     Args:
-        fetch: Asks the server, within a deadline.
+        fetch: Asks the server for all models, within a deadline.
+        fetch_details: Asks for one model, by its name.
     """
 
-    def __init__(self, fetch: Callable[[Deadline], tuple[ModelInfo, ...]]) -> None:
+    def __init__(
+        self,
+        fetch: Callable[[Deadline], tuple[ModelInfo, ...]],
+        fetch_details: Callable[[str, Deadline], ModelDetails],
+    ) -> None:
         self._fetch = fetch
+        self._fetch_details = fetch_details
+        self._details: dict[str, ModelDetails] = {}
         self._lock = threading.Lock()
         self._models: tuple[ModelInfo, ...] | None = None
 
@@ -42,6 +49,53 @@ class Catalogue:
         """Ask the server at the next need."""
         with self._lock:
             self._models = None
+            self._details = {}
+
+    def details(self, model: str | None, deadline: Deadline) -> ModelDetails:
+        """A model and the server's limits; None for the first model.
+
+        Raises:
+            ModelNotFoundError: No such model, or no model at all.
+        """
+        if model is None:
+            model = _some(self.models(deadline))[0].name
+        with self._lock:
+            known = self._details.get(model)
+        if known is None:
+            known = self._fetch_details(model, deadline)
+            with self._lock:
+                self._details[model] = known
+        return known
+
+    def scorer(self, deadline: Deadline, *, similarity: bool) -> str:
+        """Name of the first model that can score a given map by such a target.
+
+        Args:
+            deadline: For asking the server.
+            similarity: Whether the target is a similarity, which any model has.
+
+        Raises:
+            ModelNotFoundError: No model at all.
+        """
+        models = _some(self.models(deadline))
+        # Without classes anywhere the server says best what is missing.
+        able = (info for info in models if similarity or info.classes)
+        return next(able, models[0]).name
+
+    def default(
+        self, model: str, kind: MethodKind, deadline: Deadline, *, similarity: bool
+    ) -> Method:
+        """What a model runs when a call names no method, with its parameters.
+
+        Raises:
+            ModelNotFoundError: No such model.
+            MethodUnsupportedError: It has no default.
+        """
+        chosen = self._named(model, deadline)
+        default = chosen.default_method(kind, similarity=similarity)
+        if default is None:
+            raise MethodUnsupportedError(_refusals((chosen,), None, kind), field="method")
+        return default
 
     def choose(
         self,
@@ -75,10 +129,7 @@ class Catalogue:
         else:
             chosen = self._named(model, deadline)
         if method is None and parameters:
-            default = chosen.default_method(kind, similarity=similarity)
-            if default is None:
-                raise MethodUnsupportedError(_refusals((chosen,), None, kind), field="method")
-            method = default.name
+            method = self.default(chosen.name, kind, deadline, similarity=similarity).name
         return chosen.name, method
 
     def _named(self, model: str, deadline: Deadline) -> ModelInfo:
@@ -91,13 +142,17 @@ class Catalogue:
         raise ModelNotFoundError(f"no model {model!r} is served; served: {served}", field="model")
 
 
+def _some(models: tuple[ModelInfo, ...]) -> tuple[ModelInfo, ...]:
+    if not models:
+        raise ModelNotFoundError("the server serves no models", field="model")
+    return models
+
+
 def _first(
     models: tuple[ModelInfo, ...], method: str | None, kind: MethodKind, similarity: bool
 ) -> ModelInfo:
     """The first model that gives a method, or has a default where none is named."""
-    if not models:
-        raise ModelNotFoundError("the server serves no models", field="model")
-    for info in models:
+    for info in _some(models):
         default = info.default_method(kind, similarity=similarity)
         if default is not None if method is None else info.supports(method, kind):
             return info

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
 
-from pairlens import _parameters
+from pairlens import _answers
 from pairlens._images import EncodedImage
 from pairlens._placed_codec import mask, placed_map
 from pairlens._tensors import to_float32, to_int64
@@ -23,12 +21,9 @@ from pairlens.results import (
     Explanation,
     HeadInterrelation,
     Panel,
-    Provenance,
-    Target,
-    Timing,
     Unit,
 )
-from pairlens.v1 import common_pb2, explanation_service_pb2, methods_pb2
+from pairlens.v1 import explanation_service_pb2
 
 
 def explanation(
@@ -51,10 +46,10 @@ def explanation(
     return Explanation(
         **placed,
         mask=hidden,
-        target=_target(response.target) if response.HasField("target") else None,
-        method=_method(response.method, response.provenance.method),
-        provenance=_provenance(response.provenance),
-        timing=_timing(response.timing),
+        target=_answers.target(response.target) if response.HasField("target") else None,
+        method=_answers.method(response.method, response.provenance.method),
+        provenance=_answers.provenance(response.provenance),
+        timing=_answers.timing(response.timing),
         panels=tuple(
             _panel(panel, image, render, f"panels[{index}]")
             for index, panel in enumerate(response.panels)
@@ -63,10 +58,10 @@ def explanation(
         interrelations=tuple(_interrelation(head) for head in response.interrelations),
         keypoints=_keypoints(response, placed["heatmap"].shape),
         diagnostics=Diagnostics(
-            relevance_drift=_optional(response.diagnostics, "relevance_drift"),
-            completeness_error=_optional(response.diagnostics, "completeness_error"),
-            bias_share=_optional(response.diagnostics, "bias_share"),
-            prefix_share=_optional(response.diagnostics, "prefix_share"),
+            relevance_drift=_answers.optional(response.diagnostics, "relevance_drift"),
+            completeness_error=_answers.optional(response.diagnostics, "completeness_error"),
+            bias_share=_answers.optional(response.diagnostics, "bias_share"),
+            prefix_share=_answers.optional(response.diagnostics, "prefix_share"),
         ),
     )
 
@@ -86,7 +81,7 @@ def pair_results(
         raise MalformedResponseError(
             f"{len(response.results)} results for {len(candidates)} candidates"
         )
-    method = _method(response.method, response.provenance.method)
+    method = _answers.method(response.method, response.provenance.method)
     return PairResults(
         results=tuple(
             _pair_result(result, query, candidate, render, method, f"results[{index}]")
@@ -95,21 +90,8 @@ def pair_results(
             )
         ),
         method=method,
-        provenance=_provenance(response.provenance),
-        timing=_timing(response.timing),
-    )
-
-
-def _target(message: explanation_service_pb2.ResolvedTarget) -> Target:
-    similarities = tuple(message.similarities)
-    if not message.HasField("class_index"):
-        return Target(similarities=similarities)
-    return Target(
-        class_index=message.class_index,
-        label=message.label,
-        logit=message.logit,
-        probability=message.probability,
-        similarities=similarities,
+        provenance=_answers.provenance(response.provenance),
+        timing=_answers.timing(response.timing),
     )
 
 
@@ -131,10 +113,10 @@ def _interrelation(head: explanation_service_pb2.HeadInterrelation) -> HeadInter
     return HeadInterrelation(
         block=head.block,
         head=head.head,
-        kk=_optional(head, "kk"),
-        kn=_optional(head, "kn"),
-        nk=_optional(head, "nk"),
-        nn=_optional(head, "nn"),
+        kk=_answers.optional(head, "kk"),
+        kn=_answers.optional(head, "kn"),
+        nk=_answers.optional(head, "nk"),
+        nn=_answers.optional(head, "nn"),
         focus_index=head.focus_index,
     )
 
@@ -150,11 +132,6 @@ def _keypoints(
             f"the keypoints are {keypoints.shape}, at least {keypoints.min()}, on a grid of {shape}"
         )
     return keypoints
-
-
-def _optional(message: Message, name: str) -> float | None:
-    """A number of the message, None when unset."""
-    return float(getattr(message, name)) if message.HasField(name) else None
 
 
 def _pair_result(
@@ -205,40 +182,3 @@ def _side(
         bias_share=side.bias_share,
         prefix_share=side.prefix_share,
     )
-
-
-def _method(
-    message: methods_pb2.ExplanationMethod | methods_pb2.PairMethod, provenance: str
-) -> Method:
-    # The fallback is a newer server's method, whose parameters this client cannot read.
-    return _parameters.decode(message) or Method(provenance)
-
-
-def _provenance(message: common_pb2.Provenance) -> Provenance:
-    return Provenance(
-        model=message.model,
-        model_fingerprint=message.model_fingerprint,
-        method=message.method,
-        method_revision=message.method_revision,
-        preprocessing_digest=message.preprocessing_digest,
-        dtype=message.dtype,
-        device=message.device,
-        server_version=message.server_version,
-    )
-
-
-def _timing(message: common_pb2.Timing) -> Timing:
-    return Timing(
-        total_s=_seconds(message.total),
-        decode_s=_seconds(message.decode),
-        queue_s=_seconds(message.queue),
-        compute_s=_seconds(message.compute),
-        method_s=_seconds(message.method),
-        render_s=_seconds(message.render),
-        cached_images=message.cached_images,
-        images=message.images,
-    )
-
-
-def _seconds(duration: Duration) -> float:
-    return duration.seconds + duration.nanos / 1e9

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -88,19 +88,29 @@ def encode(image: ImageInput | EncodedImage, *, field: str = "image") -> Encoded
 
 
 def encode_all(
-    images: ImageInput | EncodedImage | Sequence[ImageInput | EncodedImage], *, field: str
+    images: ImageInput | EncodedImage | Iterable[ImageInput | EncodedImage], *, field: str
 ) -> list[EncodedImage]:
     """Encode one picture or several; an array of four dimensions is several, too.
 
     Raises:
         Exception: As `encode`; the message names the picture ("candidates[3]").
     """
+    return list(encode_each(images, field=field))
+
+
+def encode_each(
+    images: ImageInput | EncodedImage | Iterable[ImageInput | EncodedImage], *, field: str
+) -> Iterator[EncodedImage]:
+    """As `encode_all`, but each picture is read when its turn comes."""
     array_of_many = isinstance(images, np.ndarray) and images.ndim == 4
     if isinstance(images, _ONE) and not array_of_many:
-        return [encode(images, field=field)]
+        yield encode(images, field=field)
+        return
     if not isinstance(images, Iterable):
         raise TypeError(f"{field} holds pictures, each {_ACCEPTED}; not {type(images).__name__}")
-    return [encode(image, field=f"{field}[{index}]") for index, image in enumerate(images)]
+    # Neither bytes nor a text, whose elements are no pictures: those are one picture.
+    for index, image in enumerate(cast("Iterable[ImageInput | EncodedImage]", images)):
+        yield encode(image, field=f"{field}[{index}]")
 
 
 def _from_path(path: Path, field: str) -> EncodedImage:

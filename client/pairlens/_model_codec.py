@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pairlens import _parameters
+from pairlens import _metric_codec, _parameters
 from pairlens.errors import MalformedResponseError
 from pairlens.models import (
     Limits,
@@ -46,6 +46,8 @@ def details(response: model_service_pb2.GetModelResponse) -> ModelDetails:
             max_match_values=limits.max_match_values,
             max_target_embeddings=limits.max_target_embeddings,
             image_formats=tuple(limits.image_formats),
+            max_metrics=limits.max_metrics,
+            max_copies=limits.max_copies,
         ),
     )
 
@@ -78,6 +80,8 @@ def _model(message: model_service_pb2.ModelInfo) -> ModelInfo:
         default_explanation_method=_parameters.decode(message.default_explanation_method),
         default_similarity_method=_parameters.decode(message.default_similarity_method),
         default_pair_method=_parameters.decode(message.default_pair_method),
+        metrics=tuple(_metric_codec.metric_info(metric, _parameter) for metric in message.metrics),
+        random_twin=message.random_twin,
     )
 
 
@@ -119,4 +123,6 @@ def _parameter(message: model_service_pb2.ParameterInfo) -> ParameterInfo:
         minimum=message.minimum if message.HasField("minimum") else None,
         maximum=message.maximum if message.HasField("maximum") else None,
         choices=tuple(message.choices),
+        minimum_excluded=message.minimum_excluded,
+        maximum_excluded=message.maximum_excluded,
     )

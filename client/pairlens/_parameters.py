@@ -1,6 +1,7 @@
-"""Methods and their parameters, read off the contract's descriptors.
+"""Methods, metrics and their parameters, read off the contract's descriptors.
 
-A method that is added to `methods.proto` is known here without a line of code.
+A method that is added to `methods.proto`, or a metric to `metrics.proto`, is known here
+without a line of code.
 """
 
 from __future__ import annotations
@@ -8,28 +9,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 
 from pairlens import _values
 from pairlens.errors import InvalidParameterError
 from pairlens.models import Method, MethodKind, ParameterValue
 from pairlens.rendering import Box
-from pairlens.v1 import common_pb2, methods_pb2
+from pairlens.v1 import common_pb2, methods_pb2, metrics_pb2
 
-_CONTAINERS: dict[MethodKind, Descriptor] = {
-    MethodKind.EXPLANATION: methods_pb2.ExplanationMethod.DESCRIPTOR,
-    MethodKind.PAIR: methods_pb2.PairMethod.DESCRIPTOR,
-}
 _SCALARS = {
     FieldDescriptor.TYPE_UINT32: "int",
     FieldDescriptor.TYPE_FLOAT: "float",
     FieldDescriptor.TYPE_BOOL: "bool",
     FieldDescriptor.TYPE_STRING: "string",
 }
+Arguments: TypeAlias = "tuple[tuple[str, ParameterValue], ...]"
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class ParameterField:
 
     Attributes:
         name: Of the field.
-        type: "int", "float", "bool", "string", "enum", "ints" or "box".
+        type: "int", "float", "bool", "string", "enum", "ints", "floats" or "box".
         choices: Number of each name of an "enum"; empty otherwise.
     """
 
@@ -47,14 +46,96 @@ class ParameterField:
     choices: Mapping[str, int]
 
 
+@dataclass(frozen=True)
+class Family:
+    """Messages of which one is chosen, by its field in a oneof.
+
+    Attributes:
+        container: The message with the oneof.
+        noun: What is chosen, which is also the oneof's name: "method" or "metric".
+        field: Where requests hold it, for messages.
+    """
+
+    container: Descriptor
+    noun: str
+    field: str
+
+    def known(self) -> dict[str, tuple[ParameterField, ...]]:
+        """Names and parameters of all that can be chosen, in the contract's order."""
+        fields = self.container.oneofs_by_name[self.noun].fields
+        return {
+            chosen.name: tuple(_parameter(field) for field in chosen.message_type.fields)
+            for chosen in sorted(fields, key=lambda chosen: chosen.number)
+            if chosen.message_type is not None
+        }
+
+    def fill(self, container: Message, name: str, parameters: Mapping[str, object]) -> None:
+        """Write a choice with its parameters into the container's message.
+
+        Raises:
+            InvalidParameterError: An unknown name or parameter, a value of the wrong
+                type or out of the contract's range.
+        """
+        known = self.known()
+        if name not in known:
+            raise InvalidParameterError(
+                f"unknown {self.noun} {name!r}; the {self.noun}s are {', '.join(known)}",
+                field=self.field,
+            )
+        fields = {field.name: field for field in known[name]}
+        message = getattr(container, name)
+        message.SetInParent()  # a method without parameters is a choice, too
+        for parameter, value in parameters.items():
+            where = f"{self.field}.{name}.{parameter}"
+            if parameter not in fields:
+                takes = f"takes {', '.join(fields)}" if fields else "takes no parameters"
+                raise InvalidParameterError(
+                    f"unknown parameter {parameter!r}; {name} {takes}", field=where
+                )
+            _write(message, fields[parameter], value, where)
+
+    def read(self, container: Message) -> tuple[str, Arguments] | None:
+        """Name and arguments of what a container's message holds; None when unset."""
+        name = container.WhichOneof(self.noun)
+        if name is None:
+            return None
+        message = getattr(container, name)
+        arguments: list[tuple[str, ParameterValue]] = []
+        for field in message.DESCRIPTOR.fields:
+            if field.has_presence and not message.HasField(field.name):
+                continue
+            value = _read(field, getattr(message, field.name))
+            if value is not None:
+                arguments.append((field.name, value))
+        return name, tuple(arguments)
+
+    def checked(self, name: str, parameters: Mapping[str, object]) -> Arguments:
+        """The arguments as answers hold them, in the contract's order.
+
+        Raises:
+            InvalidParameterError: As `fill`.
+        """
+        container = GetMessageClass(self.container)()
+        self.fill(container, name, parameters)
+        read = self.read(container)
+        assert read is not None  # it was filled
+        return read[1]
+
+
+EXPLANATIONS = Family(methods_pb2.ExplanationMethod.DESCRIPTOR, "method", "method")
+PAIRS = Family(methods_pb2.PairMethod.DESCRIPTOR, "method", "method")
+METRICS = Family(metrics_pb2.Metric.DESCRIPTOR, "metric", "metrics")
+_OF_KIND = {MethodKind.EXPLANATION: EXPLANATIONS, MethodKind.PAIR: PAIRS}
+
+
+def of_kind(kind: MethodKind) -> Family:
+    """The family of the methods of a kind."""
+    return _OF_KIND[kind]
+
+
 def known_methods(kind: MethodKind) -> dict[str, tuple[ParameterField, ...]]:
     """Names and parameters of all methods of a kind, in the contract's order."""
-    fields = _CONTAINERS[kind].oneofs_by_name["method"].fields
-    return {
-        method.name: tuple(_parameter(field) for field in method.message_type.fields)
-        for method in sorted(fields, key=lambda method: method.number)
-        if method.message_type is not None
-    }
+    return of_kind(kind).known()
 
 
 def fill(
@@ -63,40 +144,16 @@ def fill(
     """Write a method with its parameters into an ExplanationMethod or a PairMethod.
 
     Raises:
-        InvalidParameterError: An unknown method or parameter, a value of the wrong
-            type or out of the contract's range.
+        InvalidParameterError: As `Family.fill`.
     """
-    methods = known_methods(kind)
-    if method not in methods:
-        raise InvalidParameterError(
-            f"unknown method {method!r}; the methods are {', '.join(methods)}", field="method"
-        )
-    fields = {field.name: field for field in methods[method]}
-    message = getattr(container, method)
-    message.SetInParent()  # a method without parameters is a choice, too
-    for name, value in parameters.items():
-        if name not in fields:
-            known = f"takes {', '.join(fields)}" if fields else "takes no parameters"
-            raise InvalidParameterError(
-                f"unknown parameter {name!r}; {method} {known}", field=f"method.{method}.{name}"
-            )
-        _write(message, fields[name], value, f"method.{method}.{name}")
+    of_kind(kind).fill(container, method, parameters)
 
 
-def decode(container: Message) -> Method | None:
+def decode(container: methods_pb2.ExplanationMethod | methods_pb2.PairMethod) -> Method | None:
     """Read the method that an ExplanationMethod or a PairMethod holds; None when unset."""
-    name = container.WhichOneof("method")
-    if name is None:
-        return None
-    message = getattr(container, name)
-    arguments: list[tuple[str, ParameterValue]] = []
-    for field in message.DESCRIPTOR.fields:
-        if field.has_presence and not message.HasField(field.name):
-            continue
-        value = _read(field, getattr(message, field.name))
-        if value is not None:
-            arguments.append((field.name, value))
-    return Method(name, tuple(arguments))
+    # Which of the two it is does not matter: both call their oneof "method".
+    read = EXPLANATIONS.read(container)
+    return None if read is None else Method(*read)
 
 
 def enum_choices(enum: EnumDescriptor) -> dict[str, int]:
@@ -123,12 +180,12 @@ def _parameter(field: FieldDescriptor) -> ParameterField:
         return ParameterField(field.name, "box", MappingProxyType({}))
     kind = _SCALARS[field.type]
     # has_presence, not is_repeated: protobuf 5 does not have that yet.
-    listed = kind == "int" and not field.has_presence
-    return ParameterField(field.name, "ints" if listed else kind, MappingProxyType({}))
+    listed = kind in ("int", "float") and not field.has_presence
+    return ParameterField(field.name, f"{kind}s" if listed else kind, MappingProxyType({}))
 
 
 def _write(message: Message, parameter: ParameterField, value: object, field: str) -> None:
-    """Set a field of the method's message.
+    """Set a field of the message of a method or a metric.
 
     Raises:
         InvalidParameterError: The value is none that the field takes.
@@ -140,8 +197,9 @@ def _write(message: Message, parameter: ParameterField, value: object, field: st
         getattr(message, parameter.name).CopyFrom(
             common_pb2.Box(left=box.left, top=box.top, right=box.right, bottom=box.bottom)
         )
-    elif parameter.type == "ints":
-        numbers = _values.indices(value)
+    elif parameter.type in ("ints", "floats"):
+        read = _values.indices if parameter.type == "ints" else _values.reals
+        numbers = read(value)
         if numbers is None:
             raise _wrong(parameter, value, field)
         getattr(message, parameter.name).extend(numbers)
@@ -172,9 +230,15 @@ def _read(field: FieldDescriptor, value: Any) -> ParameterValue | None:
         return Box(value.left, value.top, value.right, value.bottom)
     if parameter.type == "ints":
         return tuple(value) or None
-    # The shortest number that is the same float32: 0.3 comes back as 0.3.
-    scalar: ParameterValue = float(str(np.float32(value))) if parameter.type == "float" else value
+    if parameter.type == "floats":
+        return tuple(map(_shortest, value)) or None
+    scalar: ParameterValue = _shortest(value) if parameter.type == "float" else value
     return scalar
+
+
+def _shortest(value: float) -> float:
+    """The shortest number that is the same float32: 0.3 comes back as 0.3."""
+    return float(str(np.float32(value)))
 
 
 def _wrong(parameter: ParameterField, value: object, field: str) -> InvalidParameterError:
@@ -185,6 +249,7 @@ def _wrong(parameter: ParameterField, value: object, field: str) -> InvalidParam
         "int": f"an integer from 0 to {_values.MAX_UINT32}",
         "ints": f"a list of integers from 0 to {_values.MAX_UINT32}",
         "float": "a finite number",
+        "floats": "a list of finite numbers",
         "box": "a Box or (left, top, right, bottom) with left < right and top < bottom",
     }[parameter.type]
     return InvalidParameterError(f"{parameter.name} is {expected}; not {value!r}", field=field)

@@ -1,6 +1,6 @@
 """Line plots with bands, drawn with Pillow alone.
 
-A plotting library would be ten times the size of this package for two kinds of plot.
+A plotting library would be ten times the size of this package for a few kinds of plot.
 Everything is drawn `_FINE` times larger and scaled down, which smooths lines and letters.
 """
 
@@ -21,6 +21,7 @@ _TITLE, _LABEL, _TICK = 18, 15, 13
 _GRID, _AXIS = (228, 228, 232), (120, 120, 128)
 _BAND_OPACITY = 0.13
 _MARKER_RADIUS = 4
+_MOST_MARKERS, _FEW_MARKERS = 60, 16
 _LEFT, _RIGHT, _BOTTOM = 66, 20, 58
 
 Numbers = npt.NDArray[np.float64]
@@ -47,7 +48,7 @@ class Curve:
 
 
 def line_plot(
-    x: Sequence[int],
+    x: Sequence[float],
     curves: Sequence[Curve],
     *,
     title: str,
@@ -56,10 +57,11 @@ def line_plot(
     y_range: tuple[float, float] | None = None,
     size: tuple[int, int] = (720, 460),
 ) -> Image.Image:
-    """Draw curves over whole numbers.
+    """Draw curves over numbers.
 
     Args:
-        x: Where the points lie, ascending; ticks lie on some of them.
+        x: Where the points lie, ascending. Ticks lie on some of them where all are ints,
+            else on round numbers.
         curves: At least one, with as many points as `x`.
         title: Above the plot.
         x_label: Below it.
@@ -132,22 +134,19 @@ def _axes(
     sheet: Image.Image,
     draw: ImageDraw.ImageDraw,
     scale: _Scale,
-    x: Sequence[int],
+    x: Sequence[float],
     x_label: str,
     y_label: str,
 ) -> None:
     left, top, right, bottom = scale.frame
-    values = ticks(*scale.y_range, 5)
-    digits = max(0, -math.floor(math.log10(values[1] - values[0]) + 1e-9)) if values[1:] else 2
-    for value in values:
+    for value, number in _labelled(ticks(*scale.y_range, 5)):
         _, y = scale.point(0, value)
         _segment(draw, (left, y), (right, y), _GRID, 1)
-        _write(draw, (left - 8, y), f"{value:.{digits}f}", _TICK, _text.FAINT_INK, "rm")
-    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, len(x)) if len(x) / step <= 13)
-    for number in x[::step]:
-        at, _ = scale.point(number, scale.y_range[0])
+        _write(draw, (left - 8, y), number, _TICK, _text.FAINT_INK, "rm")
+    for value, number in _x_ticks(x):
+        at, _ = scale.point(value, scale.y_range[0])
         _segment(draw, (at, bottom), (at, bottom + 5), _AXIS, 1)
-        _write(draw, (at, bottom + 9), str(number), _TICK, _text.FAINT_INK, "mt")
+        _write(draw, (at, bottom + 9), number, _TICK, _text.FAINT_INK, "mt")
     _segment(draw, (left, bottom), (right, bottom), _AXIS, 1)
     _segment(draw, (left, top), (left, bottom), _AXIS, 1)
     _write(draw, ((left + right) / 2, bottom + 32), x_label, _LABEL, _text.INK, "mt")
@@ -158,6 +157,19 @@ def _axes(
     turned = upright.transpose(Image.Transpose.ROTATE_90)
     middle = round((top + bottom) / 2 * _FINE - width / 2)
     sheet.paste(turned.crop((0, 0, round(1.4 * _LABEL * _FINE), width)), (4 * _FINE, middle))
+
+
+def _x_ticks(x: Sequence[float]) -> list[tuple[float, str]]:
+    if not all(isinstance(number, int) for number in x):
+        return _labelled(ticks(min(x), max(x), 5))
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, len(x)) if len(x) / step <= 13)
+    return [(number, str(number)) for number in x[::step]]
+
+
+def _labelled(values: list[float]) -> list[tuple[float, str]]:
+    """Numbers with as many digits as tell neighbours apart."""
+    digits = max(0, -math.floor(math.log10(values[1] - values[0]) + 1e-9)) if values[1:] else 2
+    return [(value, f"{value:.{digits}f}") for value in values]
 
 
 def _legend(draw: ImageDraw.ImageDraw, curves: Sequence[Curve], top: float, width: int) -> float:
@@ -177,7 +189,7 @@ def _legend(draw: ImageDraw.ImageDraw, curves: Sequence[Curve], top: float, widt
     return top + math.ceil(len(curves) / columns) * 1.5 * _LABEL
 
 
-def _banded(sheet: Image.Image, curve: Curve, x: Sequence[int], scale: _Scale) -> Image.Image:
+def _banded(sheet: Image.Image, curve: Curve, x: Sequence[float], scale: _Scale) -> Image.Image:
     colored = sheet.copy()
     draw = ImageDraw.Draw(colored)
     for run in _runs(curve.low + curve.high):
@@ -190,11 +202,13 @@ def _banded(sheet: Image.Image, curve: Curve, x: Sequence[int], scale: _Scale) -
     return Image.blend(sheet, colored, _BAND_OPACITY)
 
 
-def _line(draw: ImageDraw.ImageDraw, curve: Curve, x: Sequence[int], scale: _Scale) -> None:
+def _line(draw: ImageDraw.ImageDraw, curve: Curve, x: Sequence[float], scale: _Scale) -> None:
     for run in _runs(curve.middle):
         points = [scale.fine(x[index], curve.middle[index]) for index in run]
         draw.line(points, fill=curve.color, width=2 * _FINE, joint="curve")
-        for point in points:
+        # Markers of very many points would run together into a thick line.
+        step = math.ceil(len(points) / _FEW_MARKERS) if len(points) > _MOST_MARKERS else 1
+        for point in points[::step]:
             _marker(draw, point, curve)
 
 

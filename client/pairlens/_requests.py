@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from pairlens import _parameters, _values
 from pairlens._images import EncodedImage
-from pairlens._tensors import from_float32
+from pairlens._tensors import from_array
 from pairlens.errors import InvalidParameterError
 from pairlens.models import MethodKind
 from pairlens.options import Rendering
@@ -58,7 +58,7 @@ def explain_request(
     if method is not None:
         _parameters.fill(request.method, MethodKind.EXPLANATION, method, parameters)
     if target is not None:
-        request.target.CopyFrom(_target(target))
+        request.target.CopyFrom(target_message(target))
     if render is not None:
         request.rendering.CopyFrom(_rendering(render))
     return request
@@ -91,13 +91,18 @@ def pair_request(
     return request
 
 
-def _target(target: int | str | SimilarTo) -> methods_pb2.Target:
+def target_message(target: int | str | SimilarTo) -> methods_pb2.Target:
+    """A target of the caller as the contract's.
+
+    Raises:
+        InvalidParameterError: An empty label, or neither index, label nor similarity.
+    """
     if isinstance(target, SimilarTo):
         similarity = methods_pb2.SimilarityTarget(
             images=[common_pb2.Image(inline=image.data) for image in target.images]
         )
         if target.embeddings is not None:
-            similarity.embeddings.CopyFrom(from_float32(target.embeddings))
+            similarity.embeddings.CopyFrom(from_array(target.embeddings))
         return methods_pb2.Target(similarity=similarity)
     if isinstance(target, str):
         if not target:

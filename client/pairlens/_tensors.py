@@ -15,6 +15,8 @@ from pairlens.v1 import common_pb2
 _FLOAT32 = np.dtype("<f4")
 _WIRE: dict[str, tuple[common_pb2.DataType.ValueType, np.dtype[Any]]] = {
     "float32": (common_pb2.DATA_TYPE_FLOAT32, _FLOAT32),
+    "float16": (common_pb2.DATA_TYPE_FLOAT16, np.dtype("<f2")),
+    "uint8": (common_pb2.DATA_TYPE_UINT8, np.dtype("|u1")),
     "int64": (common_pb2.DATA_TYPE_INT64, np.dtype("<i8")),
     "bool": (common_pb2.DATA_TYPE_BOOL, np.dtype("|u1")),
 }
@@ -57,12 +59,15 @@ def to_bool(tensor: common_pb2.Tensor, dimensions: int, what: str) -> npt.NDArra
     return array
 
 
-def from_float32(array: FloatArray) -> common_pb2.Tensor:
-    """An array as a tensor of the contract."""
+def from_array(array: npt.NDArray[np.generic]) -> common_pb2.Tensor:
+    """An array of one of the contract's dtypes as a tensor.
+
+    Args:
+        array: float32, float16, uint8, int64 or bool, in any byte order.
+    """
+    number, wire = _WIRE[array.dtype.name]
     return common_pb2.Tensor(
-        dtype=common_pb2.DATA_TYPE_FLOAT32,
-        shape=array.shape,
-        data=np.ascontiguousarray(array, _FLOAT32).tobytes(),
+        dtype=number, shape=array.shape, data=np.ascontiguousarray(array, wire).tobytes()
     )
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import numpy as np
 
 from pairlens.rendering import Box
+
+_Number = TypeVar("_Number", int, float)
 
 MAX_UINT32 = 2**32 - 1
 _MAX_FLOAT32 = float(np.finfo(np.float32).max)
@@ -27,11 +30,12 @@ def index(value: object) -> int | None:
 
 def indices(value: object) -> list[int] | None:
     """The values of a list as uint32; None when there is none or one of them is none."""
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-        return None
-    numbers = [index(item) for item in value]
-    known = [number for number in numbers if number is not None]
-    return known if known and len(known) == len(numbers) else None
+    return _all(value, index)
+
+
+def reals(value: object) -> list[float] | None:
+    """The values of a list as finite float32; None when there is none or one of them is none."""
+    return _all(value, real)
 
 
 def real(value: object) -> float | None:
@@ -57,3 +61,11 @@ def box(value: object) -> Box | None:
         return None
     made = Box(*known)
     return made if made.left < made.right and made.top < made.bottom else None
+
+
+def _all(value: object, read: Callable[[object], _Number | None]) -> list[_Number] | None:
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        return None
+    numbers = [read(item) for item in value]
+    known = [number for number in numbers if number is not None]
+    return known if known and len(known) == len(numbers) else None

@@ -1,4 +1,4 @@
-"""The command line: `pairlens models`, `methods`, `explain`, `attention` and `pair`.
+"""The command line: `pairlens models`, `methods`, `metrics`, `explain` and more.
 
 Exit codes: 0 all done; 1 the server or the connection failed; 2 the command line asks
 for something that cannot be; 3 some pictures or methods failed, the others are done;
@@ -13,7 +13,16 @@ import sys
 from collections.abc import Sequence
 
 import pairlens
-from pairlens import cli_attention, cli_explain, cli_methods, cli_models, cli_pair
+from pairlens import (
+    cli_attention,
+    cli_evaluate,
+    cli_explain,
+    cli_methods,
+    cli_metrics,
+    cli_models,
+    cli_pair,
+    cli_score,
+)
 from pairlens.cli_arguments import OneLineParser, UsageError
 from pairlens.cli_output import printable
 from pairlens.errors import PairlensError, RequestTooLargeError
@@ -29,6 +38,8 @@ examples:
   pairlens explain cat.jpg --method all --out all.png
   pairlens attention cat.jpg --out attention.png
   pairlens pair query.jpg a.jpg b.jpg --out pairs.png
+  pairlens score cat.jpg --method rollout --out curves.png
+  pairlens evaluate photos --model deit_tiny --methods rollout,grad_cam --out run
 
 exit codes:
   0  all done
@@ -81,7 +92,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"pairlens {pairlens.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (cli_models, cli_methods, cli_explain, cli_attention, cli_pair):
+    for module in (
+        cli_models,
+        cli_methods,
+        cli_metrics,
+        cli_explain,
+        cli_attention,
+        cli_pair,
+        cli_score,
+        cli_evaluate,
+    ):
         module.add_command(commands)
     return parser
 

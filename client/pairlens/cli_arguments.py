@@ -8,10 +8,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pairlens.client import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, Client
+from pairlens import specs
+from pairlens._connection import DEFAULT_TARGET, DEFAULT_TIMEOUT_S
+from pairlens.client import Client
 from pairlens.models import MethodKind
 from pairlens.options import OverlayStyle, Rendering
-from pairlens.rendering import ColorMap, ColorScale, Interpolation
+from pairlens.rendering import Box, ColorMap, ColorScale, Interpolation
+from pairlens.targets import SimilarTo
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction["OneLineParser"]
@@ -138,3 +141,27 @@ def check_files(paths: Iterable[Path]) -> None:
             raise UsageError(f"{path} is a folder and no picture")
         if not path.exists():
             raise UsageError(f"no such file: {path}")
+
+
+def region(text: str) -> Box:
+    """Reads a flag's region."""
+    try:
+        return specs.box(text)
+    except ValueError as error:
+        # argparse would say less: that the value is invalid, but not why.
+        raise argparse.ArgumentTypeError(f"invalid region value: {error}") from error
+
+
+def target(arguments: argparse.Namespace) -> int | str | SimilarTo | None:
+    """What --target or --similar-to name.
+
+    Raises:
+        UsageError: Both are given.
+        ImageFileError: A picture cannot be read.
+    """
+    text: str | None = arguments.target
+    if arguments.similar_to is None:
+        return int(text) if text is not None and text.isdecimal() else text
+    if text is not None:
+        raise UsageError("give --target or --similar-to, not both")
+    return SimilarTo(arguments.similar_to)

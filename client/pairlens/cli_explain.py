@@ -114,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
     cli_arguments.check_files([*arguments.images, *(arguments.similar_to or ())])
     cli_arguments.style(arguments)
     _check_figures(arguments)
-    target = _target(arguments)
+    target = cli_arguments.target(arguments)
     places = cli_results.places(arguments.images, arguments.out)
     if arguments.method == cli_sheet.ALL:
         return cli_sheet.run(arguments, target, places)
@@ -212,12 +212,3 @@ def _check_figures(arguments: argparse.Namespace) -> None:
         if everything or len(arguments.images) > 1:
             raise UsageError("--save-mask is for one picture and one method")
         _saving.check_mask_suffix(arguments.save_mask)
-
-
-def _target(arguments: argparse.Namespace) -> int | str | SimilarTo | None:
-    text: str | None = arguments.target
-    if arguments.similar_to is None:
-        return int(text) if text is not None and text.isdecimal() else text
-    if text is not None:
-        raise UsageError("give --target or --similar-to, not both")
-    return SimilarTo(arguments.similar_to)

@@ -83,7 +83,7 @@ def _print_details(details: ModelDetails) -> None:
         ],
     )
     rows = [
-        (method.name, parameter.name, _values(parameter), parameter.default, parameter.description)
+        (method.name, parameter.name, values(parameter), parameter.default, parameter.description)
         for method in model.methods
         for parameter in method.parameters
     ]
@@ -102,6 +102,8 @@ def _print_details(details: ModelDetails) -> None:
             ("most rendered", f"{limits.max_rendered_pixels:,} pixels"),
             ("match matrices", f"{limits.max_match_values:,} values"),
             ("embeddings to compare with", f"{limits.max_target_embeddings:,}"),
+            ("metrics of one score", f"{limits.max_metrics:,}"),
+            ("changed pictures of one score", f"{limits.max_copies:,}"),
             ("formats", ", ".join(limits.image_formats)),
         ],
     )
@@ -127,6 +129,7 @@ def _properties(model: ModelInfo) -> list[tuple[str, str]]:
         ("pooling", model.pooling),
         ("embedding", f"{model.embedding_size}{', projected' if model.projection else ''}"),
         ("classes", str(model.classes)),
+        *([("with random weights", model.random_twin)] if model.random_twin else []),
     ]
 
 
@@ -141,9 +144,16 @@ def _marked(method: MethodInfo, model: ModelInfo) -> str:
     return f"{method.name} (default for a similarity)" if similar else method.name
 
 
-def _values(parameter: ParameterInfo) -> str:
+def values(parameter: ParameterInfo) -> str:
+    """Which values a parameter takes."""
     if parameter.choices:
         return ", ".join(parameter.choices)
-    if parameter.minimum is not None and parameter.maximum is not None:
-        return f"{parameter.minimum:g} to {parameter.maximum:g}"
+    low, high = parameter.minimum, parameter.maximum
+    if low is not None and high is not None:
+        return (
+            f"{'above ' if parameter.minimum_excluded else ''}{low:g} to "
+            f"{'below ' if parameter.maximum_excluded else ''}{high:g}"
+        )
+    if low is not None:
+        return f"{'above' if parameter.minimum_excluded else 'at least'} {low:g}"
     return parameter.type

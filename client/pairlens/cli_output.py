@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from enum import Enum
 from typing import TypeVar
 
-import numpy as np
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, track
 from rich.table import Table
 from rich.text import Text
 
-from pairlens.errors import PairlensError
-from pairlens.models import Method
-from pairlens.placed import MaskedMap, PlacedMap
-from pairlens.results import Panel
+from pairlens._json import to_json
 
 _Item = TypeVar("_Item")
 
@@ -102,44 +95,3 @@ def _cell(value: object) -> str:
 def print_json(document: object) -> None:
     """Print one JSON document on one line; nothing else may be on standard output."""
     sys.stdout.write(json.dumps(to_json(document), allow_nan=False) + "\n")
-
-
-def to_json(value: object) -> object:
-    """The value as what `json` can write.
-
-    Frozen values become objects, arrays become nested lists, errors become objects
-    with `code`, `reason`, `field` and `message`. JSON knows no NaN and no infinity:
-    they become null.
-    """
-    if isinstance(value, Method):
-        return {"name": value.name, "parameters": to_json(value.parameters)}
-    if isinstance(value, PlacedMap):
-        return map_json(value)
-    if isinstance(value, PairlensError):
-        return {name: getattr(value, name) for name in ("code", "reason", "field", "message")}
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, np.ndarray):
-        return to_json(value.tolist())
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)
-        }
-    if isinstance(value, dict):
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_json(item) for item in value]
-    return value
-
-
-def map_json(placed: PlacedMap) -> dict[str, object]:
-    """A map's values and where they lie, without its picture."""
-    names = ["min", "max", "constant", "geometry"]
-    if isinstance(placed, MaskedMap):
-        names.append("mask")
-    if isinstance(placed, Panel):
-        names += ["block", "head", "unit"]
-    document: dict[str, object] = {"values": to_json(placed.heatmap)}
-    return document | {name: to_json(getattr(placed, name)) for name in names}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pairlens import _saving, cli_arguments, cli_output, cli_parameters
+from pairlens._json import map_json
 from pairlens.cli_arguments import UsageError
 from pairlens.models import MethodKind
 from pairlens.options import OverlayStyle
@@ -146,7 +147,7 @@ def _document(results: PairResults, arguments: argparse.Namespace) -> dict[str, 
         sides = {"query_map": result.query, "candidate_map": result.candidate}
         shares = ("sum", "bias_share", "prefix_share")
         return {"candidate": str(path), "similarity": result.similarity} | {
-            name: cli_output.map_json(side) | {share: getattr(side, share) for share in shares}
+            name: map_json(side) | {share: getattr(side, share) for share in shares}
             for name, side in sides.items()
         }
 

@@ -6,10 +6,10 @@ import argparse
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+from pairlens import cli_arguments, specs
 from pairlens._parameters import ParameterField, known_methods
 from pairlens.cli_arguments import UsageError
 from pairlens.models import MethodKind
-from pairlens.rendering import Box
 
 _PARAMETER = "parameter_"
 """Prefix under which parameters of methods are kept among the parsed arguments."""
@@ -19,6 +19,7 @@ _METAVARS = {
     "float": "X",
     "string": "NAME",
     "ints": "N,N,...",
+    "floats": "X,X,...",
     "box": "X0,Y0,X1,Y1",
 }
 
@@ -115,7 +116,8 @@ def _add_parameter(group: argparse._ArgumentGroup, field: ParameterField, of: st
     elif field.type == "bool":
         group.add_argument(flag, dest=dest, action=argparse.BooleanOptionalAction, help=of)
     else:
-        metavar, reader = _METAVARS[field.type], _readers(field)
+        metavar = _METAVARS[field.type]
+        reader = cli_arguments.region if field.type == "box" else specs.reader(field)
         group.add_argument(flag, dest=dest, type=reader, metavar=metavar, help=of)
 
 
@@ -130,43 +132,8 @@ def _setting(fields: dict[str, ParameterField]) -> Callable[[str], tuple[str, An
                 f"{text!r} is no NAME=VALUE with one of the names {', '.join(fields)}"
             )
         try:
-            return name, _readers(fields[name])(value.strip())
+            return name, specs.reader(fields[name])(value.strip())
         except ValueError as error:
             raise argparse.ArgumentTypeError(f"{name}: {error}") from error
 
     return setting
-
-
-def _readers(field: ParameterField) -> Callable[[str], Any]:
-    """What turns text into the parameter's value; a ValueError says what is wrong."""
-    readers: dict[str, Callable[[str], Any]] = {
-        "int": int,
-        "float": float,
-        "string": str,
-        "enum": str,
-        "bool": _bool,
-        "ints": _ints,
-        "box": _box,
-    }
-    return readers[field.type]
-
-
-def _bool(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError(f"true or false, not {text!r}")
-    return text.lower() == "true"
-
-
-def _ints(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
-
-
-def _box(text: str) -> Box:
-    edges = [float(part) for part in text.split(",")]
-    if len(edges) != 4:
-        raise argparse.ArgumentTypeError(f"{text!r} is not left,top,right,bottom")
-    return Box(*edges)
-
-
-# What argparse calls them in its complaints.
-_ints.__name__, _box.__name__ = "list of numbers", "region"

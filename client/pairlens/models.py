@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from pairlens.rendering import Box
 
+if TYPE_CHECKING:
+    from pairlens.metrics import MetricInfo
+
 ParameterValue: TypeAlias = (
-    "int | float | bool | str | Sequence[int] | Box | tuple[float, float, float, float]"
+    "int | float | bool | str | Sequence[int] | Sequence[float] | Box"
+    " | tuple[float, float, float, float]"
 )
-"""Value of a method's parameter.
+"""Value of a parameter of a method or a metric.
 
 Enum values are their lower-case names ("strict"); a list of numbers is any sequence of
 them; a region is a `Box` or its (left, top, right, bottom). Answers hold tuples and boxes.
@@ -20,11 +24,11 @@ them; a region is a `Box` or its (left, top, right, bottom). Answers hold tuples
 
 
 @dataclass(frozen=True)
-class Method:
-    """A method with its parameters.
+class Choice:
+    """A method or a metric with its parameters.
 
     Attributes:
-        name: As in `MethodInfo.name`.
+        name: As in `MethodInfo.name` or `MetricInfo.name`.
         arguments: Pairs of a parameter's name and its value, in the contract's order.
             A parameter that is absent is unset, which has a meaning of its own.
     """
@@ -42,11 +46,16 @@ class Method:
         return f"{self.name}({', '.join(arguments)})"
 
 
+@dataclass(frozen=True)
+class Method(Choice):
+    """A method with its parameters."""
+
+
 def _short(value: ParameterValue) -> str:
     if isinstance(value, Box):
         return f"{value.left:g},{value.top:g},{value.right:g},{value.bottom:g}"
     if isinstance(value, tuple):
-        return ",".join(map(str, value))
+        return ",".join(_short(item) for item in value)
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
@@ -59,15 +68,18 @@ class MethodKind(str, Enum):
 
 @dataclass(frozen=True)
 class ParameterInfo:
-    """A parameter of a method, for one model.
+    """A parameter of a method or a metric, for one model.
 
     Attributes:
-        name: Keyword under which `Client.explain` and `pair_similarity` take it.
-        type: "int", "float", "bool", "string", "enum", "ints" (a list) or "box" (a region).
+        name: Keyword under which `Client.explain`, `pair_similarity` and `Metric.of` take it.
+        type: "int", "float", "bool", "string", "enum", "ints" or "floats" (lists) or "box"
+            (a region).
         default: The default as text; "" when unset has a meaning of its own.
         description: What the values are, and what unset means.
-        minimum, maximum: Inclusive range of an "int", a "float" or each of "ints", or None.
+        minimum, maximum: Range of an "int", a "float" or each of a list, inclusive unless
+            said below; or None.
         choices: Names of an "enum".
+        minimum_excluded, maximum_excluded: Whether these themselves are out of range.
     """
 
     name: str
@@ -77,6 +89,8 @@ class ParameterInfo:
     minimum: float | None
     maximum: float | None
     choices: tuple[str, ...]
+    minimum_excluded: bool = False
+    maximum_excluded: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,6 +185,9 @@ class ModelInfo:
         default_explanation_method, default_similarity_method, default_pair_method: What
             runs when a call names no method: for no target or a class, for a similarity
             target, for pairs; None when the model has none.
+        metrics: Of `Client.score_saliency`.
+        random_twin: Name of the served model that is this one with random weights, whose
+            maps are a control of evaluations; "" when there is none.
     """
 
     name: str
@@ -198,6 +215,8 @@ class ModelInfo:
     default_explanation_method: Method | None
     default_similarity_method: Method | None
     default_pair_method: Method | None
+    metrics: tuple[MetricInfo, ...] = field(repr=False, default=())
+    random_twin: str = ""
 
     def default_method(self, kind: MethodKind, *, similarity: bool = False) -> Method | None:
         """What runs when a call of that kind names no method.
@@ -225,11 +244,14 @@ class Limits:
         max_request_bytes: Of the whole request.
         max_image_bytes: Of one encoded picture.
         max_image_pixels: Of one picture.
-        max_candidates: Of one call of `pair_similarity`.
+        max_candidates: Of one call of `pair_similarity`; `embed` makes as many calls as
+            its pictures need.
         max_rendered_pixels: Of all pixels that the server draws for one call.
         max_match_values: Of all values of one call's match matrices, 4 bytes each.
         max_target_embeddings: Of one similarity target.
         image_formats: Accepted file formats ("JPEG", "PNG", ...).
+        max_metrics: Of one call of `score_saliency`.
+        max_copies: Changed pictures that one such call may take, the clean one included.
     """
 
     max_request_bytes: int
@@ -240,6 +262,8 @@ class Limits:
     max_match_values: int
     max_target_embeddings: int
     image_formats: tuple[str, ...]
+    max_metrics: int = 0
+    max_copies: int = 0
 
 
 @dataclass(frozen=True)

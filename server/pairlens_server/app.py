@@ -19,7 +19,7 @@ from pairlens_server.errors import ConfigurationError, PairlensError
 from pairlens_server.logs import set_up_logging
 from pairlens_server.models.config import ModelConfig, load_model_configs
 from pairlens_server.models.loaded import LoadedModel
-from pairlens_server.models.loading import load_model
+from pairlens_server.models.random_twins import load_models
 from pairlens_server.models.registry import ModelRegistry
 from pairlens_server.rpc.model_info import limits_message
 from pairlens_server.rpc.server import RpcServer
@@ -94,7 +94,7 @@ def _loader(
         # On the device thread, since OpenMP keeps the number by thread.
         if threads is not None:
             torch.set_num_threads(threads)
-        return [load_model(config) for config in configs]
+        return load_models(configs)
 
     return load
 

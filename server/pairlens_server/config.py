@@ -69,6 +69,9 @@ class ServerSettings(BaseSettings):
     max_target_embeddings: int = Field(ServiceLimits.max_target_embeddings, ge=1)
     """Most embeddings that one similarity target gives."""
 
+    max_copies: int = Field(ServiceLimits.max_copies, ge=1)
+    """Most pictures that one ScoreSaliency call has the model see."""
+
     max_batch: int = Field(EngineSettings.max_batch, ge=1)
     """Most pictures in one forward pass."""
 
@@ -137,6 +140,7 @@ class ServerSettings(BaseSettings):
             self.max_rendered_pixels,
             self.max_match_values,
             self.max_target_embeddings,
+            max_copies=self.max_copies,
         )
 
     @property

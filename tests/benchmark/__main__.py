@@ -15,6 +15,7 @@ from tests.benchmark.engine_rows import pair_rows
 from tests.benchmark.measure import Row
 from tests.benchmark.memory_rows import memory_rows
 from tests.benchmark.method_rows import batch_rows, linear_head_rows, score_cam_rows, vit_rows
+from tests.benchmark.score_rows import score_memory_rows, score_rows
 
 
 def _shown(value: float, unit: str) -> str:
@@ -49,7 +50,16 @@ def main() -> None:
     console = Console()
     rows: list[Row] = []
     with Progress(console=Console(stderr=True)) as progress:
-        suites = (vit_rows, batch_rows, linear_head_rows, score_cam_rows, pair_rows, memory_rows)
+        suites = (
+            vit_rows,
+            batch_rows,
+            linear_head_rows,
+            score_cam_rows,
+            score_rows,
+            pair_rows,
+            memory_rows,
+            score_memory_rows,
+        )
         task = progress.add_task("benchmarks", total=len(suites))
         for suite in suites:
             rows += suite(repeats)

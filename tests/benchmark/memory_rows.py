@@ -25,7 +25,7 @@ _AIM_GB = {"transformer_attribution": 1.5, "transformer_attribution, float32": 1
 _AIM_OF_OTHERS_GB = 0.5
 
 
-def _bytes(field: str) -> int:
+def resident_bytes(field: str) -> int:
     """A field of this process's status: VmRSS, resident now, or VmHWM, the most ever."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith(f"{field}:")))
@@ -41,12 +41,12 @@ def peak_gb(method: ExplanationMethod | None) -> float:
     images = pixels(model, _BATCH)
     with running(model, EngineSettings(max_batch=_BATCH)) as (engine, loop):
         gc.collect()
-        before = _bytes("VmRSS")
+        before = resident_bytes("VmRSS")
         if method is None:
             plain_forward(model, images)()
         else:
             explaining(engine, loop, model, method, images)()
-        peak = _bytes("VmHWM")
+        peak = resident_bytes("VmHWM")
     return max(0, peak - before) / _BATCH / 1e9
 
 

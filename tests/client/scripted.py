@@ -33,6 +33,7 @@ from tests.client.scripted_answers import (
     timing,
 )
 from tests.client.scripted_models import cnn_info, vit_info
+from tests.client.scripted_scores import embedding, scored
 
 __all__ = [
     "Running",
@@ -133,6 +134,8 @@ class Scripted(
                     max_request_bytes=1 << 20,
                     max_candidates=4,
                     max_target_embeddings=9,
+                    max_metrics=16,
+                    max_copies=4096,
                     image_formats=["PNG"],
                 )
                 return model_service_pb2.GetModelResponse(model=model, limits=limits)
@@ -179,6 +182,26 @@ class Scripted(
             match.query.sum, match.query.bias_share, match.query.prefix_share = 0.25, 0.125, 0.0625
             if method.pooled_decomposition.match_matrix:
                 match.match_matrix.CopyFrom(tensor(np.full((ROWS * COLUMNS,) * 2, index)))
+        return response
+
+    def ScoreSaliency(self, request, context):  # noqa: N802
+        self._arrived(request, context)
+        return scored(request)
+
+    def Embed(self, request, context):  # noqa: N802
+        self._arrived(request, context)
+        response = explanation_service_pb2.EmbedResponse(
+            provenance=provenance(request.model, ""), timing=timing()
+        )
+        for index, image in enumerate(request.images):
+            result = response.results.add()
+            try:
+                heatmap(image.inline)
+            except OSError:
+                field = f"images[{index}]"
+                result.error.CopyFrom(status("IMAGE_UNDECODABLE", "not a picture", field=field))
+            else:
+                result.embedding.CopyFrom(tensor(embedding(image.inline)))
         return response
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pairlens.v1 import methods_pb2, model_service_pb2
+from tests.client.scripted_scores import EMBEDDING_SIZE, metric_infos
 
 EXPLANATION = model_service_pb2.METHOD_KIND_EXPLANATION
 PAIR = model_service_pb2.METHOD_KIND_PAIR
@@ -75,6 +76,9 @@ def vit_info() -> model_service_pb2.ModelInfo:
         ],
         default_explanation_method=rollout,
         default_similarity_method=affinity,
+        embedding_size=EMBEDDING_SIZE,
+        metrics=metric_infos(),
+        random_twin="vit_random",
     )
 
 
@@ -98,4 +102,6 @@ def cnn_info() -> model_service_pb2.ModelInfo:
         ],
         default_explanation_method=cam,
         default_pair_method=pair,
+        embedding_size=EMBEDDING_SIZE,
+        classes=2,
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pairlens import _codec
-from pairlens._tensors import from_float32, to_bool, to_float32, to_int64
+from pairlens._tensors import from_array, to_bool, to_float32, to_int64
 from pairlens.errors import MalformedResponseError
 from pairlens.models import Method
 from pairlens.rendering import Box
@@ -119,7 +119,7 @@ def test_tensors_of_other_dtypes():
     assert to_int64(tensor(KEYPOINTS, "int64"), 2, "it").tolist() == KEYPOINTS.tolist()
     assert to_bool(tensor(MASK, "bool"), 2, "it").tolist() == MASK.tolist()
     array = np.array([[1.5, -0.0], [np.nan, 3e38]], np.float32)
-    np.testing.assert_array_equal(to_float32(from_float32(array.T), 2, "it"), array.T)
+    np.testing.assert_array_equal(to_float32(from_array(array.T), 2, "it"), array.T)
     for read, dtype in ((to_int64, "bool"), (to_bool, "int64"), (to_float32, "int64")):
         with pytest.raises(MalformedResponseError, match="dtype"):
             read(tensor(np.ones((2, 2)), dtype), 2, "it")

@@ -110,3 +110,31 @@ def test_size():
         [0, 1], [curve([0, 1])], title="", x_label="", y_label="", size=(300, 200)
     ).size == (300, 200)
     assert isinstance(line_plot([5], [curve([1])], title="", x_label="", y_label=""), Image.Image)
+
+
+def ticks_below(x: list[float]) -> int:
+    """How many ticks the x axis has."""
+    labels = {"title": "", "x_label": "", "y_label": ""}
+    middle = np.full(len(x), 0.5)
+    flat = Curve("name", RED, "circle", middle, middle, middle)
+    drawn = np.asarray(line_plot(x, [flat], y_range=(0, 1), **labels)).astype(int)
+    axis = int(np.flatnonzero((drawn[:, 80:680] < 200).all(axis=2).all(axis=1)).max())
+    dark = (drawn[axis + 3, 70:] < 200).all(axis=1)  # right of the labels of the y axis
+    return int((np.diff(dark.astype(int)) == 1).sum())
+
+
+def test_ticks_lie_on_whole_numbers_or_on_round_ones():
+    assert ticks_below(list(range(12))) == 12
+    assert ticks_below(list(range(26))) == 13
+    assert ticks_below(np.linspace(0, 1, 65).tolist()) == 6
+    assert ticks_below([0.0, 0.03, 1.0]) == 6
+
+
+def test_markers_of_very_many_points_do_not_run_together():
+    for count, expected in ((61, 16), (60, 60)):
+        drawn = plot(curve([0.5] * count), y_range=(0, 1))
+        rows, columns = where(drawn, RED)
+        line = int(np.median(rows))
+        above = columns[rows == line - 3]  # above the line: markers alone
+        markers = 1 + int((np.diff(np.sort(above)) > 2).sum())
+        assert markers == expected

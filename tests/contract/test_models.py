@@ -120,5 +120,7 @@ def test_limits_are_those_of_the_flags(server):
         max_rendered_pixels=32_000_000,
         max_match_values=32_000_000,
         max_target_embeddings=100_000,
+        max_metrics=16,
+        max_copies=10_000,
         image_formats=["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,11 @@ def test_preprocessing_values(tmp_path: Path) -> None:
         ({"preprocessing": {"size": True}}, "field preprocessing.size"),
         ({"preprocessing": {"crop_fraction": 1.5}}, "field preprocessing.crop_fraction"),
         ({"preprocessing": {"std": [0, 1, 1]}}, "field preprocessing.std: every value"),
+        ({"name": "a" * 57, "random_twin": True}, "takes a name of at most 56 characters"),
+        (
+            {"checkpoint": None, "random_weights": True, "seed": 0, "random_twin": True},
+            "random_twin: true needs another seed than 0",
+        ),
         ({"device": "gpu"}, "field device"),
         ({"dtype": "int8"}, "field dtype"),
         ({"dtype": "int8", "device": "gpu"}, "(and 1 more)"),
@@ -98,6 +104,14 @@ def test_wrong_entry_is_named(tmp_path: Path, change: dict[str, Any], expected: 
 
 def test_names_are_unique(tmp_path: Path) -> None:
     assert "two models are named a" in refusal(write(tmp_path, ENTRY, ENTRY))
+
+
+@pytest.mark.parametrize("other", [{"name": "a-random"}, {"random_twin": True}])
+def test_random_twins_count_as_names(tmp_path: Path, other: dict[str, Any]) -> None:
+    twice = "two models are named a(-random)?.* .a random_twin counts as a model.$"
+    entries = [ENTRY | {"random_twin": True}, ENTRY | other]
+    assert re.search(twice, refusal(write(tmp_path, *entries)))
+    assert re.search(twice, refusal(write(tmp_path, *reversed(entries))))
 
 
 @pytest.mark.parametrize("text", ["", "models: []", "models: {a: 1}", "- 1", "models: [1]"])

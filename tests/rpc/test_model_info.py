@@ -1,5 +1,7 @@
 """What the server tells about models: facts, methods, parameters and defaults."""
 
+from dataclasses import replace
+
 import pytest
 
 from pairlens.v1 import methods_pb2, model_service_pb2
@@ -250,8 +252,14 @@ def test_a_default_takes_what_it_is_the_default_for(name):
         assert not by_name[chosen].refusal
 
 
+def test_the_twin_with_random_weights_is_named():
+    model = vit()
+    assert info(model).random_twin == ""
+    assert info(replace(model, random_twin="untrained")).random_twin == "untrained"
+
+
 def test_limits():
-    limits = ServiceLimits(ImageLimits(10, 20, ("PNG",)), 3, 40, 50, 60)
+    limits = ServiceLimits(ImageLimits(10, 20, ("PNG",)), 3, 40, 50, 60, 7, 80)
     assert limits_message(limits, 70) == model_service_pb2.Limits(
         max_request_bytes=70,
         max_image_bytes=10,
@@ -260,5 +268,7 @@ def test_limits():
         max_rendered_pixels=40,
         max_match_values=50,
         max_target_embeddings=60,
+        max_metrics=7,
+        max_copies=80,
         image_formats=["PNG"],
     )

@@ -19,7 +19,7 @@ class UseCases:
         self.command = command
         raise NotReadyError("asked")
 
-    pair = explain
+    pair = score = embed = explain
 
 
 class Context:
@@ -30,17 +30,23 @@ class Context:
         return self._remaining_s
 
 
-@pytest.mark.parametrize("name", ["Explain", "PairSimilarity"])
+IMAGE = common_pb2.Image(inline=b"file")
+REQUESTS = {
+    "Explain": explanation_service_pb2.ExplainRequest(model="m", image=IMAGE),
+    "PairSimilarity": explanation_service_pb2.PairSimilarityRequest(model="m", query=IMAGE),
+    "ScoreSaliency": explanation_service_pb2.ScoreSaliencyRequest(
+        model="m", image=IMAGE, method={"rollout": {}}
+    ),
+    "Embed": explanation_service_pb2.EmbedRequest(model="m", images=[IMAGE]),
+}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
 @pytest.mark.parametrize("remaining_s", [None, 0.0, 30.0])
 async def test_the_deadline_in_event_loop_time(name, remaining_s):
-    image = common_pb2.Image(inline=b"file")
-    request = {
-        "Explain": explanation_service_pb2.ExplainRequest(model="m", image=image),
-        "PairSimilarity": explanation_service_pb2.PairSimilarityRequest(model="m", query=image),
-    }[name]
     use_cases = UseCases()
     with pytest.raises(NotReadyError):
-        await getattr(ExplanationServicer(use_cases), name)(request, Context(remaining_s))
+        await getattr(ExplanationServicer(use_cases), name)(REQUESTS[name], Context(remaining_s))
     deadline_s = use_cases.command.deadline_s
     if remaining_s is None:
         assert deadline_s is None
@@ -49,22 +55,22 @@ async def test_the_deadline_in_event_loop_time(name, remaining_s):
 
 
 @pytest.mark.parametrize(
-    ("name", "request_type", "converter"),
+    ("name", "converter"),
     [
-        ("Explain", explanation_service_pb2.ExplainRequest, "explain_response"),
-        ("PairSimilarity", explanation_service_pb2.PairSimilarityRequest, "pair_response"),
+        ("Explain", "explain_response"),
+        ("PairSimilarity", "pair_response"),
+        ("ScoreSaliency", "score_response"),
+        ("Embed", "embed_response"),
     ],
 )
-async def test_the_loop_turns_while_an_answer_is_converted(
-    monkeypatch, name, request_type, converter
-):
+async def test_the_loop_turns_while_an_answer_is_converted(monkeypatch, name, converter):
     begun, go_on = threading.Event(), threading.Event()
 
     class Answering(UseCases):
         async def explain(self, command):
             return "outcome"
 
-        pair = explain
+        pair = score = embed = explain
 
     def slow(outcome):
         begun.set()
@@ -72,11 +78,8 @@ async def test_the_loop_turns_while_an_answer_is_converted(
         return f"response to {outcome}"
 
     monkeypatch.setattr(servicers, converter, slow)
-    image = common_pb2.Image(inline=b"file")
-    field = "image" if name == "Explain" else "query"
-    request = request_type(model="m", **{field: image})
     call = asyncio.create_task(
-        getattr(ExplanationServicer(Answering()), name)(request, Context(None))
+        getattr(ExplanationServicer(Answering()), name)(REQUESTS[name], Context(None))
     )
     while not begun.is_set() and not call.done():
         await asyncio.sleep(0.001)

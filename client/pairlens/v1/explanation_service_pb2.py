@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from pairlens.v1 import common_pb2 as pairlens_dot_v1_dot_common__pb2
 from pairlens.v1 import methods_pb2 as pairlens_dot_v1_dot_methods__pb2
+from pairlens.v1 import metrics_pb2 as pairlens_dot_v1_dot_metrics__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%pairlens/v1/explanation_service.proto\x12\x0bpairlens.v1\x1a\x17google/rpc/status.proto\x1a\x18pairlens/v1/common.proto\x1a\x19pairlens/v1/methods.proto\"\xc2\x01\n\x0e\x45xplainRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12!\n\x05image\x18\x02 \x01(\x0b\x32\x12.pairlens.v1.Image\x12.\n\x06method\x18\x03 \x01(\x0b\x32\x1e.pairlens.v1.ExplanationMethod\x12#\n\x06target\x18\x04 \x01(\x0b\x32\x13.pairlens.v1.Target\x12)\n\trendering\x18\x05 \x01(\x0b\x32\x16.pairlens.v1.Rendering\"\x83\x01\n\x0eResolvedTarget\x12\x18\n\x0b\x63lass_index\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05logit\x18\x03 \x01(\x02\x12\x13\n\x0bprobability\x18\x04 \x01(\x02\x12\x14\n\x0csimilarities\x18\x05 \x03(\x02\x42\x0e\n\x0c_class_index\"\xd0\x01\n\x05Panel\x12%\n\x07heatmap\x18\x01 \x01(\x0b\x32\x14.pairlens.v1.Heatmap\x12\'\n\x08rendered\x18\x02 \x01(\x0b\x32\x15.pairlens.v1.Rendered\x12\x12\n\x05\x62lock\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x11\n\x04head\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x11\n\x04unit\x18\x05 \x01(\rH\x02\x88\x01\x01\x12!\n\x04mask\x18\x06 \x01(\x0b\x32\x13.pairlens.v1.TensorB\x08\n\x06_blockB\x07\n\x05_headB\x07\n\x05_unit\"&\n\x04Unit\x12\x0c\n\x04unit\x18\x01 \x01(\r\x12\x10\n\x08strength\x18\x02 \x01(\x02\"\xa5\x01\n\x11HeadInterrelation\x12\r\n\x05\x62lock\x18\x01 \x01(\r\x12\x0c\n\x04head\x18\x02 \x01(\r\x12\x0f\n\x02kk\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x0f\n\x02kn\x18\x04 \x01(\x02H\x01\x88\x01\x01\x12\x0f\n\x02nk\x18\x05 \x01(\x02H\x02\x88\x01\x01\x12\x0f\n\x02nn\x18\x06 \x01(\x02H\x03\x88\x01\x01\x12\x13\n\x0b\x66ocus_index\x18\x07 \x01(\x02\x42\x05\n\x03_kkB\x05\n\x03_knB\x05\n\x03_nkB\x05\n\x03_nn\"\xcb\x01\n\x0b\x44iagnostics\x12\x1c\n\x0frelevance_drift\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x1f\n\x12\x63ompleteness_error\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x17\n\nbias_share\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x19\n\x0cprefix_share\x18\x04 \x01(\x02H\x03\x88\x01\x01\x42\x12\n\x10_relevance_driftB\x15\n\x13_completeness_errorB\r\n\x0b_bias_shareB\x0f\n\r_prefix_share\"\x88\x04\n\x0f\x45xplainResponse\x12%\n\x07heatmap\x18\x01 \x01(\x0b\x32\x14.pairlens.v1.Heatmap\x12\'\n\x08rendered\x18\x02 \x01(\x0b\x32\x15.pairlens.v1.Rendered\x12+\n\x06target\x18\x03 \x01(\x0b\x32\x1b.pairlens.v1.ResolvedTarget\x12.\n\x06method\x18\x04 \x01(\x0b\x32\x1e.pairlens.v1.ExplanationMethod\x12+\n\nprovenance\x18\x05 \x01(\x0b\x32\x17.pairlens.v1.Provenance\x12#\n\x06timing\x18\x06 \x01(\x0b\x32\x13.pairlens.v1.Timing\x12\"\n\x06panels\x18\x07 \x03(\x0b\x32\x12.pairlens.v1.Panel\x12!\n\x04mask\x18\x08 \x01(\x0b\x32\x13.pairlens.v1.Tensor\x12 \n\x05units\x18\t \x03(\x0b\x32\x11.pairlens.v1.Unit\x12\x36\n\x0einterrelations\x18\n \x03(\x0b\x32\x1e.pairlens.v1.HeadInterrelation\x12&\n\tkeypoints\x18\x0b \x01(\x0b\x32\x13.pairlens.v1.Tensor\x12-\n\x0b\x64iagnostics\x18\x0c \x01(\x0b\x32\x18.pairlens.v1.Diagnostics\"\xc5\x01\n\x15PairSimilarityRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12!\n\x05query\x18\x02 \x01(\x0b\x32\x12.pairlens.v1.Image\x12&\n\ncandidates\x18\x03 \x03(\x0b\x32\x12.pairlens.v1.Image\x12\'\n\x06method\x18\x04 \x01(\x0b\x32\x17.pairlens.v1.PairMethod\x12)\n\trendering\x18\x05 \x01(\x0b\x32\x16.pairlens.v1.Rendering\"\x90\x01\n\x07SideMap\x12%\n\x07heatmap\x18\x01 \x01(\x0b\x32\x14.pairlens.v1.Heatmap\x12\'\n\x08rendered\x18\x02 \x01(\x0b\x32\x15.pairlens.v1.Rendered\x12\x0b\n\x03sum\x18\x03 \x01(\x02\x12\x12\n\nbias_share\x18\x04 \x01(\x02\x12\x14\n\x0cprefix_share\x18\x05 \x01(\x02\"\x98\x01\n\tPairMatch\x12\x12\n\nsimilarity\x18\x01 \x01(\x02\x12#\n\x05query\x18\x02 \x01(\x0b\x32\x14.pairlens.v1.SideMap\x12\'\n\tcandidate\x18\x03 \x01(\x0b\x32\x14.pairlens.v1.SideMap\x12)\n\x0cmatch_matrix\x18\x04 \x01(\x0b\x32\x13.pairlens.v1.Tensor\"e\n\nPairResult\x12\'\n\x05match\x18\x01 \x01(\x0b\x32\x16.pairlens.v1.PairMatchH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\xbd\x01\n\x16PairSimilarityResponse\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.pairlens.v1.PairResult\x12\'\n\x06method\x18\x02 \x01(\x0b\x32\x17.pairlens.v1.PairMethod\x12+\n\nprovenance\x18\x03 \x01(\x0b\x32\x17.pairlens.v1.Provenance\x12#\n\x06timing\x18\x04 \x01(\x0b\x32\x13.pairlens.v1.Timing2\xbf\x01\n\x12\x45xplanationService\x12I\n\x07\x45xplain\x12\x1b.pairlens.v1.ExplainRequest\x1a\x1c.pairlens.v1.ExplainResponse\"\x03\x90\x02\x01\x12^\n\x0ePairSimilarity\x12\".pairlens.v1.PairSimilarityRequest\x1a#.pairlens.v1.PairSimilarityResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%pairlens/v1/explanation_service.proto\x12\x0bpairlens.v1\x1a\x17google/rpc/status.proto\x1a\x18pairlens/v1/common.proto\x1a\x19pairlens/v1/methods.proto\x1a\x19pairlens/v1/metrics.proto\"\xc2\x01\n\x0e\x45xplainRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12!\n\x05image\x18\x02 \x01(\x0b\x32\x12.pairlens.v1.Image\x12.\n\x06method\x18\x03 \x01(\x0b\x32\x1e.pairlens.v1.ExplanationMethod\x12#\n\x06target\x18\x04 \x01(\x0b\x32\x13.pairlens.v1.Target\x12)\n\trendering\x18\x05 \x01(\x0b\x32\x16.pairlens.v1.Rendering\"\x83\x01\n\x0eResolvedTarget\x12\x18\n\x0b\x63lass_index\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05logit\x18\x03 \x01(\x02\x12\x13\n\x0bprobability\x18\x04 \x01(\x02\x12\x14\n\x0csimilarities\x18\x05 \x03(\x02\x42\x0e\n\x0c_class_index\"\xd0\x01\n\x05Panel\x12%\n\x07heatmap\x18\x01 \x01(\x0b\x32\x14.pairlens.v1.Heatmap\x12\'\n\x08rendered\x18\x02 \x01(\x0b\x32\x15.pairlens.v1.Rendered\x12\x12\n\x05\x62lock\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x11\n\x04head\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x11\n\x04unit\x18\x05 \x01(\rH\x02\x88\x01\x01\x12!\n\x04mask\x18\x06 \x01(\x0b\x32\x13.pairlens.v1.TensorB\x08\n\x06_blockB\x07\n\x05_headB\x07\n\x05_unit\"&\n\x04Unit\x12\x0c\n\x04unit\x18\x01 \x01(\r\x12\x10\n\x08strength\x18\x02 \x01(\x02\"\xa5\x01\n\x11HeadInterrelation\x12\r\n\x05\x62lock\x18\x01 \x01(\r\x12\x0c\n\x04head\x18\x02 \x01(\r\x12\x0f\n\x02kk\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x0f\n\x02kn\x18\x04 \x01(\x02H\x01\x88\x01\x01\x12\x0f\n\x02nk\x18\x05 \x01(\x02H\x02\x88\x01\x01\x12\x0f\n\x02nn\x18\x06 \x01(\x02H\x03\x88\x01\x01\x12\x13\n\x0b\x66ocus_index\x18\x07 \x01(\x02\x42\x05\n\x03_kkB\x05\n\x03_knB\x05\n\x03_nkB\x05\n\x03_nn\"\xcb\x01\n\x0b\x44iagnostics\x12\x1c\n\x0frelevance_drift\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x1f\n\x12\x63ompleteness_error\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x17\n\nbias_share\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x19\n\x0cprefix_share\x18\x04 \x01(\x02H\x03\x88\x01\x01\x42\x12\n\x10_relevance_driftB\x15\n\x13_completeness_errorB\r\n\x0b_bias_shareB\x0f\n\r_prefix_share\"\x88\x04\n\x0f\x45xplainResponse\x12%\n\x07heatmap\x18\x01 \x01(\x0b\x32\x14.pairlens.v1.Heatmap\x12\'\n\x08rendered\x18\x02 \x01(\x0b\x32\x15.pairlens.v1.Rendered\x12+\n\x06target\x18\x03 \x01(\x0b\x32\x1b.pairlens.v1.ResolvedTarget\x12.\n\x06method\x18\x04 \x01(\x0b\x32\x1e.pairlens.v1.ExplanationMethod\x12+\n\nprovenance\x18\x05 \x01(\x0b\x32\x17.pairlens.v1.Provenance\x12#\n\x06timing\x18\x06 \x01(\x0b\x32\x13.pairlens.v1.Timing\x12\"\n\x06panels\x18\x07 \x03(\x0b\x32\x12.pairlens.v1.Panel\x12!\n\x04mask\x18\x08 \x01(\x0b\x32\x13.pairlens.v1.Tensor\x12 \n\x05units\x18\t \x03(\x0b\x32\x11.pairlens.v1.Unit\x12\x36\n\x0einterrelations\x18\n \x03(\x0b\x32\x1e.pairlens.v1.HeadInterrelation\x12&\n\tkeypoints\x18\x0b \x01(\x0b\x32\x13.pairlens.v1.Tensor\x12-\n\x0b\x64iagnostics\x18\x0c \x01(\x0b\x32\x18.pairlens.v1.Diagnostics\"\xc5\x01\n\x15PairSimilarityRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12!\n\x05query\x18\x02 \x01(\x0b\x32\x12.pairlens.v1.Image\x12&\n\ncandidates\x18\x03 \x03(\x0b\x32\x12.pairlens.v1.Image\x12\'\n\x06method\x18\x04 \x01(\x0b\x32\x17.pairlens.v1.PairMethod\x12)\n\trendering\x18\x05 \x01(\x0b\x32\x16.pairlens.v1.Rendering\"\x90\x01\n\x07SideMap\x12%\n\x07heatmap\x18\x01 \x01(\x0b\x32\x14.pairlens.v1.Heatmap\x12\'\n\x08rendered\x18\x02 \x01(\x0b\x32\x15.pairlens.v1.Rendered\x12\x0b\n\x03sum\x18\x03 \x01(\x02\x12\x12\n\nbias_share\x18\x04 \x01(\x02\x12\x14\n\x0cprefix_share\x18\x05 \x01(\x02\"\x98\x01\n\tPairMatch\x12\x12\n\nsimilarity\x18\x01 \x01(\x02\x12#\n\x05query\x18\x02 \x01(\x0b\x32\x14.pairlens.v1.SideMap\x12\'\n\tcandidate\x18\x03 \x01(\x0b\x32\x14.pairlens.v1.SideMap\x12)\n\x0cmatch_matrix\x18\x04 \x01(\x0b\x32\x13.pairlens.v1.Tensor\"e\n\nPairResult\x12\'\n\x05match\x18\x01 \x01(\x0b\x32\x16.pairlens.v1.PairMatchH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\xbd\x01\n\x16PairSimilarityResponse\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.pairlens.v1.PairResult\x12\'\n\x06method\x18\x02 \x01(\x0b\x32\x17.pairlens.v1.PairMethod\x12+\n\nprovenance\x18\x03 \x01(\x0b\x32\x17.pairlens.v1.Provenance\x12#\n\x06timing\x18\x04 \x01(\x0b\x32\x13.pairlens.v1.Timing\"_\n\x0cGivenHeatmap\x12#\n\x06values\x18\x01 \x01(\x0b\x32\x13.pairlens.v1.Tensor\x12*\n\x06\x65xtent\x18\x02 \x01(\x0e\x32\x1a.pairlens.v1.HeatmapExtent\"L\n\x06Region\x12\x1f\n\x05\x62oxes\x18\x01 \x03(\x0b\x32\x10.pairlens.v1.Box\x12!\n\x04mask\x18\x02 \x01(\x0b\x32\x13.pairlens.v1.Tensor\"\xf4\x03\n\x14ScoreSaliencyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12!\n\x05image\x18\x02 \x01(\x0b\x32\x12.pairlens.v1.Image\x12,\n\x07heatmap\x18\x03 \x01(\x0b\x32\x19.pairlens.v1.GivenHeatmapH\x00\x12\x30\n\x06method\x18\x04 \x01(\x0b\x32\x1e.pairlens.v1.ExplanationMethodH\x00\x12.\n\x0bpair_method\x18\x05 \x01(\x0b\x32\x17.pairlens.v1.PairMethodH\x00\x12#\n\x06target\x18\x06 \x01(\x0b\x32\x13.pairlens.v1.Target\x12\x32\n\x0fpartner_heatmap\x18\x07 \x01(\x0b\x32\x19.pairlens.v1.GivenHeatmap\x12$\n\x07metrics\x18\x08 \x03(\x0b\x32\x13.pairlens.v1.Metric\x12 \n\x05sides\x18\t \x03(\x0e\x32\x11.pairlens.v1.Side\x12-\n\x0b\x65nlargement\x18\n \x01(\x0e\x32\x18.pairlens.v1.Enlargement\x12#\n\x06region\x18\x0b \x01(\x0b\x32\x13.pairlens.v1.Region\x12\x19\n\x11return_embeddings\x18\x0c \x01(\x08\x42\n\n\x08saliency\"\xae\x01\n\x05\x43urve\x12&\n\tfractions\x18\x01 \x01(\x0b\x32\x13.pairlens.v1.Tensor\x12#\n\x06scores\x18\x02 \x01(\x0b\x32\x13.pairlens.v1.Tensor\x12\'\n\nembeddings\x18\x03 \x01(\x0b\x32\x13.pairlens.v1.Tensor\x12/\n\x12partner_embeddings\x18\x04 \x01(\x0b\x32\x13.pairlens.v1.Tensor\"\xdc\x02\n\x0cMetricResult\x12#\n\x06metric\x18\x01 \x01(\x0b\x32\x13.pairlens.v1.Metric\x12\x1f\n\x04side\x18\x02 \x01(\x0e\x32\x11.pairlens.v1.Side\x12\x12\n\x05value\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\tundefined\x18\x04 \x01(\t\x12\x1d\n\x10normalized_value\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12!\n\x05\x63urve\x18\x06 \x01(\x0b\x32\x12.pairlens.v1.Curve\x12\x18\n\x0b\x63lean_score\x18\x07 \x01(\x01H\x02\x88\x01\x01\x12\x19\n\x0cmasked_score\x18\x08 \x01(\x01H\x03\x88\x01\x01\x12\x18\n\x0b\x63lass_index\x18\t \x01(\rH\x04\x88\x01\x01\x42\x08\n\x06_valueB\x13\n\x11_normalized_valueB\x0e\n\x0c_clean_scoreB\x0f\n\r_masked_scoreB\x0e\n\x0c_class_index\"\xcd\x03\n\x15ScoreSaliencyResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.pairlens.v1.MetricResult\x12+\n\x06target\x18\x02 \x01(\x0b\x32\x1b.pairlens.v1.ResolvedTarget\x12\x30\n\x06method\x18\x03 \x01(\x0b\x32\x1e.pairlens.v1.ExplanationMethodH\x00\x12.\n\x0bpair_method\x18\x04 \x01(\x0b\x32\x17.pairlens.v1.PairMethodH\x00\x12%\n\x07heatmap\x18\x05 \x01(\x0b\x32\x14.pairlens.v1.Heatmap\x12-\n\x0fpartner_heatmap\x18\x06 \x01(\x0b\x32\x14.pairlens.v1.Heatmap\x12-\n\x0b\x65nlargement\x18\x07 \x01(\x0e\x32\x18.pairlens.v1.Enlargement\x12\x16\n\x0e\x66orward_passes\x18\x08 \x01(\r\x12+\n\nprovenance\x18\t \x01(\x0b\x32\x17.pairlens.v1.Provenance\x12#\n\x06timing\x18\n \x01(\x0b\x32\x13.pairlens.v1.TimingB\n\n\x08saliency\"A\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\"\n\x06images\x18\x02 \x03(\x0b\x32\x12.pairlens.v1.Image\"g\n\x0b\x45mbedResult\x12(\n\tembedding\x18\x01 \x01(\x0b\x32\x13.pairlens.v1.TensorH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\x8c\x01\n\rEmbedResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.pairlens.v1.EmbedResult\x12+\n\nprovenance\x18\x02 \x01(\x0b\x32\x17.pairlens.v1.Provenance\x12#\n\x06timing\x18\x03 \x01(\x0b\x32\x13.pairlens.v1.Timing*~\n\rHeatmapExtent\x12\x1e\n\x1aHEATMAP_EXTENT_UNSPECIFIED\x10\x00\x12\x17\n\x13HEATMAP_EXTENT_GRID\x10\x01\x12\x1a\n\x16HEATMAP_EXTENT_PICTURE\x10\x02\x12\x18\n\x14HEATMAP_EXTENT_INPUT\x10\x03*\x7f\n\x0b\x45nlargement\x12\x1b\n\x17\x45NLARGEMENT_UNSPECIFIED\x10\x00\x12\x17\n\x13\x45NLARGEMENT_NEAREST\x10\x01\x12\x18\n\x14\x45NLARGEMENT_BILINEAR\x10\x02\x12 \n\x1c\x45NLARGEMENT_BILINEAR_ALIGNED\x10\x03*M\n\x04Side\x12\x14\n\x10SIDE_UNSPECIFIED\x10\x00\x12\x0e\n\nSIDE_IMAGE\x10\x01\x12\x10\n\x0cSIDE_PARTNER\x10\x02\x12\r\n\tSIDE_BOTH\x10\x03\x32\xe1\x02\n\x12\x45xplanationService\x12I\n\x07\x45xplain\x12\x1b.pairlens.v1.ExplainRequest\x1a\x1c.pairlens.v1.ExplainResponse\"\x03\x90\x02\x01\x12^\n\x0ePairSimilarity\x12\".pairlens.v1.PairSimilarityRequest\x1a#.pairlens.v1.PairSimilarityResponse\"\x03\x90\x02\x01\x12[\n\rScoreSaliency\x12!.pairlens.v1.ScoreSaliencyRequest\x1a\".pairlens.v1.ScoreSaliencyResponse\"\x03\x90\x02\x01\x12\x43\n\x05\x45mbed\x12\x19.pairlens.v1.EmbedRequest\x1a\x1a.pairlens.v1.EmbedResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,30 +39,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXPLANATIONSERVICE'].methods_by_name['Explain']._serialized_options = b'\220\002\001'
   _globals['_EXPLANATIONSERVICE'].methods_by_name['PairSimilarity']._loaded_options = None
   _globals['_EXPLANATIONSERVICE'].methods_by_name['PairSimilarity']._serialized_options = b'\220\002\001'
-  _globals['_EXPLAINREQUEST']._serialized_start=133
-  _globals['_EXPLAINREQUEST']._serialized_end=327
-  _globals['_RESOLVEDTARGET']._serialized_start=330
-  _globals['_RESOLVEDTARGET']._serialized_end=461
-  _globals['_PANEL']._serialized_start=464
-  _globals['_PANEL']._serialized_end=672
-  _globals['_UNIT']._serialized_start=674
-  _globals['_UNIT']._serialized_end=712
-  _globals['_HEADINTERRELATION']._serialized_start=715
-  _globals['_HEADINTERRELATION']._serialized_end=880
-  _globals['_DIAGNOSTICS']._serialized_start=883
-  _globals['_DIAGNOSTICS']._serialized_end=1086
-  _globals['_EXPLAINRESPONSE']._serialized_start=1089
-  _globals['_EXPLAINRESPONSE']._serialized_end=1609
-  _globals['_PAIRSIMILARITYREQUEST']._serialized_start=1612
-  _globals['_PAIRSIMILARITYREQUEST']._serialized_end=1809
-  _globals['_SIDEMAP']._serialized_start=1812
-  _globals['_SIDEMAP']._serialized_end=1956
-  _globals['_PAIRMATCH']._serialized_start=1959
-  _globals['_PAIRMATCH']._serialized_end=2111
-  _globals['_PAIRRESULT']._serialized_start=2113
-  _globals['_PAIRRESULT']._serialized_end=2214
-  _globals['_PAIRSIMILARITYRESPONSE']._serialized_start=2217
-  _globals['_PAIRSIMILARITYRESPONSE']._serialized_end=2406
-  _globals['_EXPLANATIONSERVICE']._serialized_start=2409
-  _globals['_EXPLANATIONSERVICE']._serialized_end=2600
+  _globals['_EXPLANATIONSERVICE'].methods_by_name['ScoreSaliency']._loaded_options = None
+  _globals['_EXPLANATIONSERVICE'].methods_by_name['ScoreSaliency']._serialized_options = b'\220\002\001'
+  _globals['_EXPLANATIONSERVICE'].methods_by_name['Embed']._loaded_options = None
+  _globals['_EXPLANATIONSERVICE'].methods_by_name['Embed']._serialized_options = b'\220\002\001'
+  _globals['_HEATMAPEXTENT']._serialized_start=4420
+  _globals['_HEATMAPEXTENT']._serialized_end=4546
+  _globals['_ENLARGEMENT']._serialized_start=4548
+  _globals['_ENLARGEMENT']._serialized_end=4675
+  _globals['_SIDE']._serialized_start=4677
+  _globals['_SIDE']._serialized_end=4754
+  _globals['_EXPLAINREQUEST']._serialized_start=160
+  _globals['_EXPLAINREQUEST']._serialized_end=354
+  _globals['_RESOLVEDTARGET']._serialized_start=357
+  _globals['_RESOLVEDTARGET']._serialized_end=488
+  _globals['_PANEL']._serialized_start=491
+  _globals['_PANEL']._serialized_end=699
+  _globals['_UNIT']._serialized_start=701
+  _globals['_UNIT']._serialized_end=739
+  _globals['_HEADINTERRELATION']._serialized_start=742
+  _globals['_HEADINTERRELATION']._serialized_end=907
+  _globals['_DIAGNOSTICS']._serialized_start=910
+  _globals['_DIAGNOSTICS']._serialized_end=1113
+  _globals['_EXPLAINRESPONSE']._serialized_start=1116
+  _globals['_EXPLAINRESPONSE']._serialized_end=1636
+  _globals['_PAIRSIMILARITYREQUEST']._serialized_start=1639
+  _globals['_PAIRSIMILARITYREQUEST']._serialized_end=1836
+  _globals['_SIDEMAP']._serialized_start=1839
+  _globals['_SIDEMAP']._serialized_end=1983
+  _globals['_PAIRMATCH']._serialized_start=1986
+  _globals['_PAIRMATCH']._serialized_end=2138
+  _globals['_PAIRRESULT']._serialized_start=2140
+  _globals['_PAIRRESULT']._serialized_end=2241
+  _globals['_PAIRSIMILARITYRESPONSE']._serialized_start=2244
+  _globals['_PAIRSIMILARITYRESPONSE']._serialized_end=2433
+  _globals['_GIVENHEATMAP']._serialized_start=2435
+  _globals['_GIVENHEATMAP']._serialized_end=2530
+  _globals['_REGION']._serialized_start=2532
+  _globals['_REGION']._serialized_end=2608
+  _globals['_SCORESALIENCYREQUEST']._serialized_start=2611
+  _globals['_SCORESALIENCYREQUEST']._serialized_end=3111
+  _globals['_CURVE']._serialized_start=3114
+  _globals['_CURVE']._serialized_end=3288
+  _globals['_METRICRESULT']._serialized_start=3291
+  _globals['_METRICRESULT']._serialized_end=3639
+  _globals['_SCORESALIENCYRESPONSE']._serialized_start=3642
+  _globals['_SCORESALIENCYRESPONSE']._serialized_end=4103
+  _globals['_EMBEDREQUEST']._serialized_start=4105
+  _globals['_EMBEDREQUEST']._serialized_end=4170
+  _globals['_EMBEDRESULT']._serialized_start=4172
+  _globals['_EMBEDRESULT']._serialized_end=4275
+  _globals['_EMBEDRESPONSE']._serialized_start=4278
+  _globals['_EMBEDRESPONSE']._serialized_end=4418
+  _globals['_EXPLANATIONSERVICE']._serialized_start=4757
+  _globals['_EXPLANATIONSERVICE']._serialized_end=5110
 # @@protoc_insertion_point(module_scope)

@@ -33,13 +33,103 @@ import builtins
 import collections.abc
 import google.protobuf.descriptor
 import google.protobuf.internal.containers
+import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.rpc.status_pb2
 import pairlens.v1.common_pb2
 import pairlens.v1.methods_pb2
+import pairlens.v1.metrics_pb2
+import sys
 import typing
 
+if sys.version_info >= (3, 10):
+    import typing as typing_extensions
+else:
+    import typing_extensions
+
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
+
+class _HeatmapExtent:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _HeatmapExtentEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_HeatmapExtent.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    HEATMAP_EXTENT_UNSPECIFIED: _HeatmapExtent.ValueType  # 0
+    """By its shape: the grid of the model (or of one of its layers), else the picture, else the input."""
+    HEATMAP_EXTENT_GRID: _HeatmapExtent.ValueType  # 1
+    """The part of the picture that the model sees, divided evenly into the map's rows and
+    columns, at most as many as the input's.
+    """
+    HEATMAP_EXTENT_PICTURE: _HeatmapExtent.ValueType  # 2
+    """The oriented original picture, a value for each pixel, as Rendered.upsampled."""
+    HEATMAP_EXTENT_INPUT: _HeatmapExtent.ValueType  # 3
+    """The model's input, a value for each pixel."""
+
+class HeatmapExtent(_HeatmapExtent, metaclass=_HeatmapExtentEnumTypeWrapper):
+    """What the cells or pixels of a given map lie on."""
+
+HEATMAP_EXTENT_UNSPECIFIED: HeatmapExtent.ValueType  # 0
+"""By its shape: the grid of the model (or of one of its layers), else the picture, else the input."""
+HEATMAP_EXTENT_GRID: HeatmapExtent.ValueType  # 1
+"""The part of the picture that the model sees, divided evenly into the map's rows and
+columns, at most as many as the input's.
+"""
+HEATMAP_EXTENT_PICTURE: HeatmapExtent.ValueType  # 2
+"""The oriented original picture, a value for each pixel, as Rendered.upsampled."""
+HEATMAP_EXTENT_INPUT: HeatmapExtent.ValueType  # 3
+"""The model's input, a value for each pixel."""
+global___HeatmapExtent = HeatmapExtent
+
+class _Enlargement:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _EnlargementEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Enlargement.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    ENLARGEMENT_UNSPECIFIED: _Enlargement.ValueType  # 0
+    """BILINEAR"""
+    ENLARGEMENT_NEAREST: _Enlargement.ValueType  # 1
+    ENLARGEMENT_BILINEAR: _Enlargement.ValueType  # 2
+    """half-pixel centres, as the CAMs of the thesis"""
+    ENLARGEMENT_BILINEAR_ALIGNED: _Enlargement.ValueType  # 3
+    """corners aligned, as the attention maps of the thesis"""
+
+class Enlargement(_Enlargement, metaclass=_EnlargementEnumTypeWrapper):
+    """How the cells of a map become pixels of the model's input."""
+
+ENLARGEMENT_UNSPECIFIED: Enlargement.ValueType  # 0
+"""BILINEAR"""
+ENLARGEMENT_NEAREST: Enlargement.ValueType  # 1
+ENLARGEMENT_BILINEAR: Enlargement.ValueType  # 2
+"""half-pixel centres, as the CAMs of the thesis"""
+ENLARGEMENT_BILINEAR_ALIGNED: Enlargement.ValueType  # 3
+"""corners aligned, as the attention maps of the thesis"""
+global___Enlargement = Enlargement
+
+class _Side:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _SideEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Side.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    SIDE_UNSPECIFIED: _Side.ValueType  # 0
+    """IMAGE"""
+    SIDE_IMAGE: _Side.ValueType  # 1
+    SIDE_PARTNER: _Side.ValueType  # 2
+    SIDE_BOTH: _Side.ValueType  # 3
+    """Both at once, each by its own map and by the same share."""
+
+class Side(_Side, metaclass=_SideEnumTypeWrapper):
+    """Which picture of a pair is changed."""
+
+SIDE_UNSPECIFIED: Side.ValueType  # 0
+"""IMAGE"""
+SIDE_IMAGE: Side.ValueType  # 1
+SIDE_PARTNER: Side.ValueType  # 2
+SIDE_BOTH: Side.ValueType  # 3
+"""Both at once, each by its own map and by the same share."""
+global___Side = Side
 
 @typing.final
 class ExplainRequest(google.protobuf.message.Message):
@@ -535,3 +625,385 @@ class PairSimilarityResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["method", b"method", "provenance", b"provenance", "results", b"results", "timing", b"timing"]) -> None: ...
 
 global___PairSimilarityResponse = PairSimilarityResponse
+
+@typing.final
+class GivenHeatmap(google.protobuf.message.Message):
+    """A map from anywhere."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VALUES_FIELD_NUMBER: builtins.int
+    EXTENT_FIELD_NUMBER: builtins.int
+    extent: global___HeatmapExtent.ValueType
+    @property
+    def values(self) -> pairlens.v1.common_pb2.Tensor:
+        """[rows, columns], any DataType. Finite; but pixels that the model does not see may hold
+        anything under PICTURE.
+        """
+
+    def __init__(
+        self,
+        *,
+        values: pairlens.v1.common_pb2.Tensor | None = ...,
+        extent: global___HeatmapExtent.ValueType = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["values", b"values"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["extent", b"extent", "values", b"values"]) -> None: ...
+
+global___GivenHeatmap = GivenHeatmap
+
+@typing.final
+class Region(google.protobuf.message.Message):
+    """Where the object is: all of its boxes and its mask together. At least one is needed."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BOXES_FIELD_NUMBER: builtins.int
+    MASK_FIELD_NUMBER: builtins.int
+    @property
+    def boxes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[pairlens.v1.common_pb2.Box]:
+        """Within the picture, of positive size; at most 100."""
+
+    @property
+    def mask(self) -> pairlens.v1.common_pb2.Tensor:
+        """Bool or uint8 (not zero) [image_height, image_width] of the oriented original picture."""
+
+    def __init__(
+        self,
+        *,
+        boxes: collections.abc.Iterable[pairlens.v1.common_pb2.Box] | None = ...,
+        mask: pairlens.v1.common_pb2.Tensor | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["mask", b"mask"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["boxes", b"boxes", "mask", b"mask"]) -> None: ...
+
+global___Region = Region
+
+@typing.final
+class ScoreSaliencyRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    IMAGE_FIELD_NUMBER: builtins.int
+    HEATMAP_FIELD_NUMBER: builtins.int
+    METHOD_FIELD_NUMBER: builtins.int
+    PAIR_METHOD_FIELD_NUMBER: builtins.int
+    TARGET_FIELD_NUMBER: builtins.int
+    PARTNER_HEATMAP_FIELD_NUMBER: builtins.int
+    METRICS_FIELD_NUMBER: builtins.int
+    SIDES_FIELD_NUMBER: builtins.int
+    ENLARGEMENT_FIELD_NUMBER: builtins.int
+    REGION_FIELD_NUMBER: builtins.int
+    RETURN_EMBEDDINGS_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    """Name of a served model. Required."""
+    enlargement: global___Enlargement.ValueType
+    return_embeddings: builtins.bool
+    """Return the embedding of every copy of a curve; with a similarity target alone."""
+    @property
+    def image(self) -> pairlens.v1.common_pb2.Image:
+        """Required."""
+
+    @property
+    def heatmap(self) -> global___GivenHeatmap:
+        """A map of `image`. Checked even where Side PARTNER alone has no use for it."""
+
+    @property
+    def method(self) -> pairlens.v1.methods_pb2.ExplanationMethod:
+        """Explains `image` (and the partner, where its side is asked for) for `target`, if it
+        takes one.
+        """
+
+    @property
+    def pair_method(self) -> pairlens.v1.methods_pb2.PairMethod:
+        """Explains `image` as the query and the partner as the candidate."""
+
+    @property
+    def target(self) -> pairlens.v1.methods_pb2.Target:
+        """What a map is scored by, and what `method` explains. Default: the predicted class. The
+        *partner* is the one picture of a similarity target without embeddings.
+        """
+
+    @property
+    def partner_heatmap(self) -> global___GivenHeatmap:
+        """The partner's map, with `heatmap` and Side PARTNER or BOTH."""
+
+    @property
+    def metrics(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[pairlens.v1.metrics_pb2.Metric]:
+        """From 1 to Limits.max_metrics."""
+
+    @property
+    def sides(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[global___Side.ValueType]:
+        """Default: IMAGE. PARTNER and BOTH need a partner. AverageDrop and AverageIncrease,
+        Deletion and Insertion are answered for each side; the localisation games are of `image`.
+        """
+
+    @property
+    def region(self) -> global___Region:
+        """For the localisation games, which need it."""
+
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        image: pairlens.v1.common_pb2.Image | None = ...,
+        heatmap: global___GivenHeatmap | None = ...,
+        method: pairlens.v1.methods_pb2.ExplanationMethod | None = ...,
+        pair_method: pairlens.v1.methods_pb2.PairMethod | None = ...,
+        target: pairlens.v1.methods_pb2.Target | None = ...,
+        partner_heatmap: global___GivenHeatmap | None = ...,
+        metrics: collections.abc.Iterable[pairlens.v1.metrics_pb2.Metric] | None = ...,
+        sides: collections.abc.Iterable[global___Side.ValueType] | None = ...,
+        enlargement: global___Enlargement.ValueType = ...,
+        region: global___Region | None = ...,
+        return_embeddings: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["heatmap", b"heatmap", "image", b"image", "method", b"method", "pair_method", b"pair_method", "partner_heatmap", b"partner_heatmap", "region", b"region", "saliency", b"saliency", "target", b"target"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["enlargement", b"enlargement", "heatmap", b"heatmap", "image", b"image", "method", b"method", "metrics", b"metrics", "model", b"model", "pair_method", b"pair_method", "partner_heatmap", b"partner_heatmap", "region", b"region", "return_embeddings", b"return_embeddings", "saliency", b"saliency", "sides", b"sides", "target", b"target"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["saliency", b"saliency"]) -> typing.Literal["heatmap", "method", "pair_method"] | None: ...
+
+global___ScoreSaliencyRequest = ScoreSaliencyRequest
+
+@typing.final
+class Curve(google.protobuf.message.Message):
+    """Scores along an erasure."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FRACTIONS_FIELD_NUMBER: builtins.int
+    SCORES_FIELD_NUMBER: builtins.int
+    EMBEDDINGS_FIELD_NUMBER: builtins.int
+    PARTNER_EMBEDDINGS_FIELD_NUMBER: builtins.int
+    @property
+    def fractions(self) -> pairlens.v1.common_pb2.Tensor:
+        """float32 [points], ascending from 0 to 1: share erased (or put back)."""
+
+    @property
+    def scores(self) -> pairlens.v1.common_pb2.Tensor:
+        """float32 [points]"""
+
+    @property
+    def embeddings(self) -> pairlens.v1.common_pb2.Tensor:
+        """float32 [points, embedding_size] of the copies, when asked for. Of the picture that is
+        changed; under BOTH, of `image`.
+        """
+
+    @property
+    def partner_embeddings(self) -> pairlens.v1.common_pb2.Tensor:
+        """Under BOTH: of the partner."""
+
+    def __init__(
+        self,
+        *,
+        fractions: pairlens.v1.common_pb2.Tensor | None = ...,
+        scores: pairlens.v1.common_pb2.Tensor | None = ...,
+        embeddings: pairlens.v1.common_pb2.Tensor | None = ...,
+        partner_embeddings: pairlens.v1.common_pb2.Tensor | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["embeddings", b"embeddings", "fractions", b"fractions", "partner_embeddings", b"partner_embeddings", "scores", b"scores"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["embeddings", b"embeddings", "fractions", b"fractions", "partner_embeddings", b"partner_embeddings", "scores", b"scores"]) -> None: ...
+
+global___Curve = Curve
+
+@typing.final
+class MetricResult(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    METRIC_FIELD_NUMBER: builtins.int
+    SIDE_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    UNDEFINED_FIELD_NUMBER: builtins.int
+    NORMALIZED_VALUE_FIELD_NUMBER: builtins.int
+    CURVE_FIELD_NUMBER: builtins.int
+    CLEAN_SCORE_FIELD_NUMBER: builtins.int
+    MASKED_SCORE_FIELD_NUMBER: builtins.int
+    CLASS_INDEX_FIELD_NUMBER: builtins.int
+    side: global___Side.ValueType
+    value: builtins.float
+    """Unset where the metric is undefined for this picture."""
+    undefined: builtins.str
+    """Why the metric is undefined; empty when it is not."""
+    normalized_value: builtins.float
+    """Of Deletion and Insertion: the area under the scores scaled so that the clean picture
+    has 1 and the filled one 0. Unset when the two are within 1e-6. Under BOTH a substrate
+    that does not depend on the picture makes the two filled pictures equal: their similarity
+    is 1, above that of the clean ones, and the scale runs the other way.
+    """
+    clean_score: builtins.float
+    """Score of the clean picture: Y of AverageDrop."""
+    masked_score: builtins.float
+    """Of AverageDrop and AverageIncrease: O. Of Deletion and Insertion: of the filled picture."""
+    class_index: builtins.int
+    """Whose probability the scores are; unset for a similarity."""
+    @property
+    def metric(self) -> pairlens.v1.metrics_pb2.Metric:
+        """As it ran: every parameter resolved."""
+
+    @property
+    def curve(self) -> global___Curve: ...
+    def __init__(
+        self,
+        *,
+        metric: pairlens.v1.metrics_pb2.Metric | None = ...,
+        side: global___Side.ValueType = ...,
+        value: builtins.float | None = ...,
+        undefined: builtins.str = ...,
+        normalized_value: builtins.float | None = ...,
+        curve: global___Curve | None = ...,
+        clean_score: builtins.float | None = ...,
+        masked_score: builtins.float | None = ...,
+        class_index: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_class_index", b"_class_index", "_clean_score", b"_clean_score", "_masked_score", b"_masked_score", "_normalized_value", b"_normalized_value", "_value", b"_value", "class_index", b"class_index", "clean_score", b"clean_score", "curve", b"curve", "masked_score", b"masked_score", "metric", b"metric", "normalized_value", b"normalized_value", "value", b"value"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_class_index", b"_class_index", "_clean_score", b"_clean_score", "_masked_score", b"_masked_score", "_normalized_value", b"_normalized_value", "_value", b"_value", "class_index", b"class_index", "clean_score", b"clean_score", "curve", b"curve", "masked_score", b"masked_score", "metric", b"metric", "normalized_value", b"normalized_value", "side", b"side", "undefined", b"undefined", "value", b"value"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_class_index", b"_class_index"]) -> typing.Literal["class_index"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_clean_score", b"_clean_score"]) -> typing.Literal["clean_score"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_masked_score", b"_masked_score"]) -> typing.Literal["masked_score"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_normalized_value", b"_normalized_value"]) -> typing.Literal["normalized_value"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_value", b"_value"]) -> typing.Literal["value"] | None: ...
+
+global___MetricResult = MetricResult
+
+@typing.final
+class ScoreSaliencyResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: builtins.int
+    TARGET_FIELD_NUMBER: builtins.int
+    METHOD_FIELD_NUMBER: builtins.int
+    PAIR_METHOD_FIELD_NUMBER: builtins.int
+    HEATMAP_FIELD_NUMBER: builtins.int
+    PARTNER_HEATMAP_FIELD_NUMBER: builtins.int
+    ENLARGEMENT_FIELD_NUMBER: builtins.int
+    FORWARD_PASSES_FIELD_NUMBER: builtins.int
+    PROVENANCE_FIELD_NUMBER: builtins.int
+    TIMING_FIELD_NUMBER: builtins.int
+    enlargement: global___Enlargement.ValueType
+    """Resolved."""
+    forward_passes: builtins.int
+    """Copies that the model saw to score the maps, the clean ones included; metrics share them."""
+    @property
+    def results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___MetricResult]:
+        """Metrics in the request's order, each for every side in the request's order."""
+
+    @property
+    def target(self) -> global___ResolvedTarget:
+        """The request's target, resolved on the clean picture."""
+
+    @property
+    def method(self) -> pairlens.v1.methods_pb2.ExplanationMethod: ...
+    @property
+    def pair_method(self) -> pairlens.v1.methods_pb2.PairMethod: ...
+    @property
+    def heatmap(self) -> pairlens.v1.common_pb2.Heatmap:
+        """The maps that a method gave, on their own grid; unset for given ones."""
+
+    @property
+    def partner_heatmap(self) -> pairlens.v1.common_pb2.Heatmap: ...
+    @property
+    def provenance(self) -> pairlens.v1.common_pb2.Provenance:
+        """`method` is "" for a given map."""
+
+    @property
+    def timing(self) -> pairlens.v1.common_pb2.Timing: ...
+    def __init__(
+        self,
+        *,
+        results: collections.abc.Iterable[global___MetricResult] | None = ...,
+        target: global___ResolvedTarget | None = ...,
+        method: pairlens.v1.methods_pb2.ExplanationMethod | None = ...,
+        pair_method: pairlens.v1.methods_pb2.PairMethod | None = ...,
+        heatmap: pairlens.v1.common_pb2.Heatmap | None = ...,
+        partner_heatmap: pairlens.v1.common_pb2.Heatmap | None = ...,
+        enlargement: global___Enlargement.ValueType = ...,
+        forward_passes: builtins.int = ...,
+        provenance: pairlens.v1.common_pb2.Provenance | None = ...,
+        timing: pairlens.v1.common_pb2.Timing | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["heatmap", b"heatmap", "method", b"method", "pair_method", b"pair_method", "partner_heatmap", b"partner_heatmap", "provenance", b"provenance", "saliency", b"saliency", "target", b"target", "timing", b"timing"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["enlargement", b"enlargement", "forward_passes", b"forward_passes", "heatmap", b"heatmap", "method", b"method", "pair_method", b"pair_method", "partner_heatmap", b"partner_heatmap", "provenance", b"provenance", "results", b"results", "saliency", b"saliency", "target", b"target", "timing", b"timing"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["saliency", b"saliency"]) -> typing.Literal["method", "pair_method"] | None: ...
+
+global___ScoreSaliencyResponse = ScoreSaliencyResponse
+
+@typing.final
+class EmbedRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    IMAGES_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    """Name of a served model. Required."""
+    @property
+    def images(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[pairlens.v1.common_pb2.Image]:
+        """From 1 to Limits.max_candidates."""
+
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        images: collections.abc.Iterable[pairlens.v1.common_pb2.Image] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["images", b"images", "model", b"model"]) -> None: ...
+
+global___EmbedRequest = EmbedRequest
+
+@typing.final
+class EmbedResult(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    EMBEDDING_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    @property
+    def embedding(self) -> pairlens.v1.common_pb2.Tensor:
+        """float32 [embedding_size], not normalised."""
+
+    @property
+    def error(self) -> google.rpc.status_pb2.Status:
+        """Why this picture alone has none, with details as those of a call."""
+
+    def __init__(
+        self,
+        *,
+        embedding: pairlens.v1.common_pb2.Tensor | None = ...,
+        error: google.rpc.status_pb2.Status | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["embedding", b"embedding", "error", b"error", "outcome", b"outcome"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["embedding", b"embedding", "error", b"error", "outcome", b"outcome"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["outcome", b"outcome"]) -> typing.Literal["embedding", "error"] | None: ...
+
+global___EmbedResult = EmbedResult
+
+@typing.final
+class EmbedResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: builtins.int
+    PROVENANCE_FIELD_NUMBER: builtins.int
+    TIMING_FIELD_NUMBER: builtins.int
+    @property
+    def results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___EmbedResult]:
+        """One for each picture, in their order."""
+
+    @property
+    def provenance(self) -> pairlens.v1.common_pb2.Provenance:
+        """`method` is ""."""
+
+    @property
+    def timing(self) -> pairlens.v1.common_pb2.Timing: ...
+    def __init__(
+        self,
+        *,
+        results: collections.abc.Iterable[global___EmbedResult] | None = ...,
+        provenance: pairlens.v1.common_pb2.Provenance | None = ...,
+        timing: pairlens.v1.common_pb2.Timing | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["provenance", b"provenance", "timing", b"timing"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["provenance", b"provenance", "results", b"results", "timing", b"timing"]) -> None: ...
+
+global___EmbedResponse = EmbedResponse

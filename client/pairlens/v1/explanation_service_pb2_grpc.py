@@ -44,6 +44,16 @@ class ExplanationServiceStub(object):
                 request_serializer=pairlens_dot_v1_dot_explanation__service__pb2.PairSimilarityRequest.SerializeToString,
                 response_deserializer=pairlens_dot_v1_dot_explanation__service__pb2.PairSimilarityResponse.FromString,
                 _registered_method=True)
+        self.ScoreSaliency = channel.unary_unary(
+                '/pairlens.v1.ExplanationService/ScoreSaliency',
+                request_serializer=pairlens_dot_v1_dot_explanation__service__pb2.ScoreSaliencyRequest.SerializeToString,
+                response_deserializer=pairlens_dot_v1_dot_explanation__service__pb2.ScoreSaliencyResponse.FromString,
+                _registered_method=True)
+        self.Embed = channel.unary_unary(
+                '/pairlens.v1.ExplanationService/Embed',
+                request_serializer=pairlens_dot_v1_dot_explanation__service__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=pairlens_dot_v1_dot_explanation__service__pb2.EmbedResponse.FromString,
+                _registered_method=True)
 
 
 class ExplanationServiceServicer(object):
@@ -77,6 +87,27 @@ class ExplanationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ScoreSaliency(self, request, context):
+        """How faithful a saliency map is: what happens to the score when the picture is changed
+        where the map is high or low, and whether the map lies where it should.
+
+        Errors: those of Explain, or of PairSimilarity and its candidate where `pair_method` is set.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Embed(self, request, context):
+        """The embeddings whose cosine PairSimilarity explains, of many pictures.
+
+        Errors of the call: INVALID_PARAMETER, MODEL_NOT_FOUND, QUEUE_FULL, OUT_OF_MEMORY,
+        DEADLINE_UNREACHABLE, and those of every RPC. Errors of a picture: IMAGE_UNDECODABLE,
+        IMAGE_TOO_LARGE, NOT_FINITE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ExplanationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -89,6 +120,16 @@ def add_ExplanationServiceServicer_to_server(servicer, server):
                     servicer.PairSimilarity,
                     request_deserializer=pairlens_dot_v1_dot_explanation__service__pb2.PairSimilarityRequest.FromString,
                     response_serializer=pairlens_dot_v1_dot_explanation__service__pb2.PairSimilarityResponse.SerializeToString,
+            ),
+            'ScoreSaliency': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScoreSaliency,
+                    request_deserializer=pairlens_dot_v1_dot_explanation__service__pb2.ScoreSaliencyRequest.FromString,
+                    response_serializer=pairlens_dot_v1_dot_explanation__service__pb2.ScoreSaliencyResponse.SerializeToString,
+            ),
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=pairlens_dot_v1_dot_explanation__service__pb2.EmbedRequest.FromString,
+                    response_serializer=pairlens_dot_v1_dot_explanation__service__pb2.EmbedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -145,6 +186,60 @@ class ExplanationService(object):
             '/pairlens.v1.ExplanationService/PairSimilarity',
             pairlens_dot_v1_dot_explanation__service__pb2.PairSimilarityRequest.SerializeToString,
             pairlens_dot_v1_dot_explanation__service__pb2.PairSimilarityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScoreSaliency(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pairlens.v1.ExplanationService/ScoreSaliency',
+            pairlens_dot_v1_dot_explanation__service__pb2.ScoreSaliencyRequest.SerializeToString,
+            pairlens_dot_v1_dot_explanation__service__pb2.ScoreSaliencyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pairlens.v1.ExplanationService/Embed',
+            pairlens_dot_v1_dot_explanation__service__pb2.EmbedRequest.SerializeToString,
+            pairlens_dot_v1_dot_explanation__service__pb2.EmbedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -73,6 +73,27 @@ class ExplanationServiceStub:
     embedding is zero, or Correspondence's region covers nothing of it), NOT_FINITE.
     """
 
+    ScoreSaliency: grpc.UnaryUnaryMultiCallable[
+        pairlens.v1.explanation_service_pb2.ScoreSaliencyRequest,
+        pairlens.v1.explanation_service_pb2.ScoreSaliencyResponse,
+    ]
+    """How faithful a saliency map is: what happens to the score when the picture is changed
+    where the map is high or low, and whether the map lies where it should.
+
+    Errors: those of Explain, or of PairSimilarity and its candidate where `pair_method` is set.
+    """
+
+    Embed: grpc.UnaryUnaryMultiCallable[
+        pairlens.v1.explanation_service_pb2.EmbedRequest,
+        pairlens.v1.explanation_service_pb2.EmbedResponse,
+    ]
+    """The embeddings whose cosine PairSimilarity explains, of many pictures.
+
+    Errors of the call: INVALID_PARAMETER, MODEL_NOT_FOUND, QUEUE_FULL, OUT_OF_MEMORY,
+    DEADLINE_UNREACHABLE, and those of every RPC. Errors of a picture: IMAGE_UNDECODABLE,
+    IMAGE_TOO_LARGE, NOT_FINITE.
+    """
+
 class ExplanationServiceAsyncStub:
     Explain: grpc.aio.UnaryUnaryMultiCallable[
         pairlens.v1.explanation_service_pb2.ExplainRequest,
@@ -100,6 +121,27 @@ class ExplanationServiceAsyncStub:
 
     Errors of a candidate: IMAGE_UNDECODABLE, IMAGE_TOO_LARGE, INVALID_PARAMETER (its
     embedding is zero, or Correspondence's region covers nothing of it), NOT_FINITE.
+    """
+
+    ScoreSaliency: grpc.aio.UnaryUnaryMultiCallable[
+        pairlens.v1.explanation_service_pb2.ScoreSaliencyRequest,
+        pairlens.v1.explanation_service_pb2.ScoreSaliencyResponse,
+    ]
+    """How faithful a saliency map is: what happens to the score when the picture is changed
+    where the map is high or low, and whether the map lies where it should.
+
+    Errors: those of Explain, or of PairSimilarity and its candidate where `pair_method` is set.
+    """
+
+    Embed: grpc.aio.UnaryUnaryMultiCallable[
+        pairlens.v1.explanation_service_pb2.EmbedRequest,
+        pairlens.v1.explanation_service_pb2.EmbedResponse,
+    ]
+    """The embeddings whose cosine PairSimilarity explains, of many pictures.
+
+    Errors of the call: INVALID_PARAMETER, MODEL_NOT_FOUND, QUEUE_FULL, OUT_OF_MEMORY,
+    DEADLINE_UNREACHABLE, and those of every RPC. Errors of a picture: IMAGE_UNDECODABLE,
+    IMAGE_TOO_LARGE, NOT_FINITE.
     """
 
 class ExplanationServiceServicer(metaclass=abc.ABCMeta):
@@ -133,6 +175,31 @@ class ExplanationServiceServicer(metaclass=abc.ABCMeta):
 
         Errors of a candidate: IMAGE_UNDECODABLE, IMAGE_TOO_LARGE, INVALID_PARAMETER (its
         embedding is zero, or Correspondence's region covers nothing of it), NOT_FINITE.
+        """
+
+    @abc.abstractmethod
+    def ScoreSaliency(
+        self,
+        request: pairlens.v1.explanation_service_pb2.ScoreSaliencyRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pairlens.v1.explanation_service_pb2.ScoreSaliencyResponse, collections.abc.Awaitable[pairlens.v1.explanation_service_pb2.ScoreSaliencyResponse]]:
+        """How faithful a saliency map is: what happens to the score when the picture is changed
+        where the map is high or low, and whether the map lies where it should.
+
+        Errors: those of Explain, or of PairSimilarity and its candidate where `pair_method` is set.
+        """
+
+    @abc.abstractmethod
+    def Embed(
+        self,
+        request: pairlens.v1.explanation_service_pb2.EmbedRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pairlens.v1.explanation_service_pb2.EmbedResponse, collections.abc.Awaitable[pairlens.v1.explanation_service_pb2.EmbedResponse]]:
+        """The embeddings whose cosine PairSimilarity explains, of many pictures.
+
+        Errors of the call: INVALID_PARAMETER, MODEL_NOT_FOUND, QUEUE_FULL, OUT_OF_MEMORY,
+        DEADLINE_UNREACHABLE, and those of every RPC. Errors of a picture: IMAGE_UNDECODABLE,
+        IMAGE_TOO_LARGE, NOT_FINITE.
         """
 
 def add_ExplanationServiceServicer_to_server(servicer: ExplanationServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from pairlens.v1 import methods_pb2 as pairlens_dot_v1_dot_methods__pb2
+from pairlens.v1 import metrics_pb2 as pairlens_dot_v1_dot_metrics__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpairlens/v1/model_service.proto\x12\x0bpairlens.v1\x1a\x19pairlens/v1/methods.proto\"\x13\n\x11ListModelsRequest\"<\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.pairlens.v1.ModelInfo\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"^\n\x10GetModelResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.pairlens.v1.ModelInfo\x12#\n\x06limits\x18\x02 \x01(\x0b\x32\x13.pairlens.v1.Limits\"\x81\x01\n\x11PreprocessingInfo\x12\x13\n\x0bresize_mode\x18\x01 \x01(\t\x12\x15\n\rcrop_fraction\x18\x02 \x01(\x02\x12\x15\n\rinterpolation\x18\x03 \x01(\t\x12\x0c\n\x04mean\x18\x04 \x03(\x02\x12\x0b\n\x03std\x18\x05 \x03(\x02\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\"\xa2\x05\n\tModelInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x03 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\r\n\x05\x64type\x18\x06 \x01(\t\x12\x14\n\x0cinput_height\x18\x07 \x01(\r\x12\x13\n\x0binput_width\x18\x08 \x01(\r\x12\x16\n\x0e\x65mbedding_size\x18\t \x01(\r\x12\x12\n\nprojection\x18\n \x01(\x08\x12\x0f\n\x07pooling\x18\x0b \x01(\t\x12\x11\n\tgrid_rows\x18\x0c \x01(\r\x12\x14\n\x0cgrid_columns\x18\r \x01(\r\x12\x15\n\rprefix_tokens\x18\x0e \x01(\r\x12\x0e\n\x06\x62locks\x18\x0f \x01(\r\x12\r\n\x05heads\x18\x10 \x01(\r\x12\x0f\n\x07\x63lasses\x18\x11 \x01(\r\x12\x0e\n\x06labels\x18\x12 \x03(\t\x12\x35\n\rpreprocessing\x18\x13 \x01(\x0b\x32\x1e.pairlens.v1.PreprocessingInfo\x12(\n\x07methods\x18\x14 \x03(\x0b\x32\x17.pairlens.v1.MethodInfo\x12\x42\n\x1a\x64\x65\x66\x61ult_explanation_method\x18\x15 \x01(\x0b\x32\x1e.pairlens.v1.ExplanationMethod\x12\x34\n\x13\x64\x65\x66\x61ult_pair_method\x18\x16 \x01(\x0b\x32\x17.pairlens.v1.PairMethod\x12\x11\n\tcam_layer\x18\x17 \x01(\t\x12\x14\n\x0chidden_units\x18\x18 \x01(\r\x12\x41\n\x19\x64\x65\x66\x61ult_similarity_method\x18\x19 \x01(\x0b\x32\x1e.pairlens.v1.ExplanationMethod\"\xf9\x02\n\nMethodInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.pairlens.v1.MethodKind\x12\x0f\n\x07summary\x18\x03 \x01(\t\x12\x0f\n\x07refusal\x18\x04 \x01(\t\x12\x13\n\x0btakes_class\x18\x05 \x01(\x08\x12\x10\n\x08revision\x18\x06 \x01(\r\x12.\n\nparameters\x18\x07 \x03(\x0b\x32\x1a.pairlens.v1.ParameterInfo\x12\x35\n\x0b\x65xplanation\x18\x08 \x01(\x0b\x32\x1e.pairlens.v1.ExplanationMethodH\x00\x12\'\n\x04pair\x18\t \x01(\x0b\x32\x17.pairlens.v1.PairMethodH\x00\x12\x18\n\x10takes_similarity\x18\n \x01(\x08\x12\x16\n\x0e\x66orward_passes\x18\x0b \x01(\x02\x12\x0e\n\x06source\x18\x0c \x01(\t\x12\x0f\n\x07\x63\x61ution\x18\r \x01(\tB\n\n\x08\x64\x65\x66\x61ults\"\xe0\x01\n\rParameterInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x15\n\rdefault_value\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x14\n\x07minimum\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x07\x63hoices\x18\x07 \x03(\t\x12\x18\n\x10minimum_excluded\x18\x08 \x01(\x08\x12\x18\n\x10maximum_excluded\x18\t \x01(\x08\x42\n\n\x08_minimumB\n\n\x08_maximum\"\xdb\x01\n\x06Limits\x12\x19\n\x11max_request_bytes\x18\x01 \x01(\x04\x12\x17\n\x0fmax_image_bytes\x18\x02 \x01(\x04\x12\x18\n\x10max_image_pixels\x18\x03 \x01(\x04\x12\x16\n\x0emax_candidates\x18\x04 \x01(\r\x12\x1b\n\x13max_rendered_pixels\x18\x05 \x01(\x04\x12\x15\n\rimage_formats\x18\x06 \x03(\t\x12\x18\n\x10max_match_values\x18\x07 \x01(\x04\x12\x1d\n\x15max_target_embeddings\x18\x08 \x01(\r*\\\n\nMethodKind\x12\x1b\n\x17METHOD_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17METHOD_KIND_EXPLANATION\x10\x01\x12\x14\n\x10METHOD_KIND_PAIR\x10\x02\x32\xb0\x01\n\x0cModelService\x12R\n\nListModels\x12\x1e.pairlens.v1.ListModelsRequest\x1a\x1f.pairlens.v1.ListModelsResponse\"\x03\x90\x02\x01\x12L\n\x08GetModel\x12\x1c.pairlens.v1.GetModelRequest\x1a\x1d.pairlens.v1.GetModelResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpairlens/v1/model_service.proto\x12\x0bpairlens.v1\x1a\x19pairlens/v1/methods.proto\x1a\x19pairlens/v1/metrics.proto\"\x13\n\x11ListModelsRequest\"<\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.pairlens.v1.ModelInfo\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"^\n\x10GetModelResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.pairlens.v1.ModelInfo\x12#\n\x06limits\x18\x02 \x01(\x0b\x32\x13.pairlens.v1.Limits\"\x81\x01\n\x11PreprocessingInfo\x12\x13\n\x0bresize_mode\x18\x01 \x01(\t\x12\x15\n\rcrop_fraction\x18\x02 \x01(\x02\x12\x15\n\rinterpolation\x18\x03 \x01(\t\x12\x0c\n\x04mean\x18\x04 \x03(\x02\x12\x0b\n\x03std\x18\x05 \x03(\x02\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\"\xe1\x05\n\tModelInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x03 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\r\n\x05\x64type\x18\x06 \x01(\t\x12\x14\n\x0cinput_height\x18\x07 \x01(\r\x12\x13\n\x0binput_width\x18\x08 \x01(\r\x12\x16\n\x0e\x65mbedding_size\x18\t \x01(\r\x12\x12\n\nprojection\x18\n \x01(\x08\x12\x0f\n\x07pooling\x18\x0b \x01(\t\x12\x11\n\tgrid_rows\x18\x0c \x01(\r\x12\x14\n\x0cgrid_columns\x18\r \x01(\r\x12\x15\n\rprefix_tokens\x18\x0e \x01(\r\x12\x0e\n\x06\x62locks\x18\x0f \x01(\r\x12\r\n\x05heads\x18\x10 \x01(\r\x12\x0f\n\x07\x63lasses\x18\x11 \x01(\r\x12\x0e\n\x06labels\x18\x12 \x03(\t\x12\x35\n\rpreprocessing\x18\x13 \x01(\x0b\x32\x1e.pairlens.v1.PreprocessingInfo\x12(\n\x07methods\x18\x14 \x03(\x0b\x32\x17.pairlens.v1.MethodInfo\x12\x42\n\x1a\x64\x65\x66\x61ult_explanation_method\x18\x15 \x01(\x0b\x32\x1e.pairlens.v1.ExplanationMethod\x12\x34\n\x13\x64\x65\x66\x61ult_pair_method\x18\x16 \x01(\x0b\x32\x17.pairlens.v1.PairMethod\x12\x11\n\tcam_layer\x18\x17 \x01(\t\x12\x14\n\x0chidden_units\x18\x18 \x01(\r\x12\x41\n\x19\x64\x65\x66\x61ult_similarity_method\x18\x19 \x01(\x0b\x32\x1e.pairlens.v1.ExplanationMethod\x12(\n\x07metrics\x18\x1a \x03(\x0b\x32\x17.pairlens.v1.MetricInfo\x12\x13\n\x0brandom_twin\x18\x1b \x01(\t\"\xda\x01\n\nMetricInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07summary\x18\x02 \x01(\t\x12.\n\nparameters\x18\x03 \x03(\x0b\x32\x1a.pairlens.v1.ParameterInfo\x12%\n\x08\x64\x65\x66\x61ults\x18\x04 \x01(\x0b\x32\x13.pairlens.v1.Metric\x12\x18\n\x10higher_is_better\x18\x05 \x01(\x08\x12\x14\n\x0cneeds_region\x18\x06 \x01(\x08\x12\x16\n\x0e\x66orward_passes\x18\x07 \x01(\r\x12\x0e\n\x06source\x18\x08 \x01(\t\"\xf9\x02\n\nMethodInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.pairlens.v1.MethodKind\x12\x0f\n\x07summary\x18\x03 \x01(\t\x12\x0f\n\x07refusal\x18\x04 \x01(\t\x12\x13\n\x0btakes_class\x18\x05 \x01(\x08\x12\x10\n\x08revision\x18\x06 \x01(\r\x12.\n\nparameters\x18\x07 \x03(\x0b\x32\x1a.pairlens.v1.ParameterInfo\x12\x35\n\x0b\x65xplanation\x18\x08 \x01(\x0b\x32\x1e.pairlens.v1.ExplanationMethodH\x00\x12\'\n\x04pair\x18\t \x01(\x0b\x32\x17.pairlens.v1.PairMethodH\x00\x12\x18\n\x10takes_similarity\x18\n \x01(\x08\x12\x16\n\x0e\x66orward_passes\x18\x0b \x01(\x02\x12\x0e\n\x06source\x18\x0c \x01(\t\x12\x0f\n\x07\x63\x61ution\x18\r \x01(\tB\n\n\x08\x64\x65\x66\x61ults\"\xe0\x01\n\rParameterInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x15\n\rdefault_value\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x14\n\x07minimum\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x07\x63hoices\x18\x07 \x03(\t\x12\x18\n\x10minimum_excluded\x18\x08 \x01(\x08\x12\x18\n\x10maximum_excluded\x18\t \x01(\x08\x42\n\n\x08_minimumB\n\n\x08_maximum\"\x84\x02\n\x06Limits\x12\x19\n\x11max_request_bytes\x18\x01 \x01(\x04\x12\x17\n\x0fmax_image_bytes\x18\x02 \x01(\x04\x12\x18\n\x10max_image_pixels\x18\x03 \x01(\x04\x12\x16\n\x0emax_candidates\x18\x04 \x01(\r\x12\x1b\n\x13max_rendered_pixels\x18\x05 \x01(\x04\x12\x15\n\rimage_formats\x18\x06 \x03(\t\x12\x18\n\x10max_match_values\x18\x07 \x01(\x04\x12\x1d\n\x15max_target_embeddings\x18\x08 \x01(\r\x12\x13\n\x0bmax_metrics\x18\t \x01(\r\x12\x12\n\nmax_copies\x18\n \x01(\r*\\\n\nMethodKind\x12\x1b\n\x17METHOD_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17METHOD_KIND_EXPLANATION\x10\x01\x12\x14\n\x10METHOD_KIND_PAIR\x10\x02\x32\xb0\x01\n\x0cModelService\x12R\n\nListModels\x12\x1e.pairlens.v1.ListModelsRequest\x1a\x1f.pairlens.v1.ListModelsResponse\"\x03\x90\x02\x01\x12L\n\x08GetModel\x12\x1c.pairlens.v1.GetModelRequest\x1a\x1d.pairlens.v1.GetModelResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,26 +37,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELSERVICE'].methods_by_name['ListModels']._serialized_options = b'\220\002\001'
   _globals['_MODELSERVICE'].methods_by_name['GetModel']._loaded_options = None
   _globals['_MODELSERVICE'].methods_by_name['GetModel']._serialized_options = b'\220\002\001'
-  _globals['_METHODKIND']._serialized_start=1926
-  _globals['_METHODKIND']._serialized_end=2018
-  _globals['_LISTMODELSREQUEST']._serialized_start=75
-  _globals['_LISTMODELSREQUEST']._serialized_end=94
-  _globals['_LISTMODELSRESPONSE']._serialized_start=96
-  _globals['_LISTMODELSRESPONSE']._serialized_end=156
-  _globals['_GETMODELREQUEST']._serialized_start=158
-  _globals['_GETMODELREQUEST']._serialized_end=190
-  _globals['_GETMODELRESPONSE']._serialized_start=192
-  _globals['_GETMODELRESPONSE']._serialized_end=286
-  _globals['_PREPROCESSINGINFO']._serialized_start=289
-  _globals['_PREPROCESSINGINFO']._serialized_end=418
-  _globals['_MODELINFO']._serialized_start=421
-  _globals['_MODELINFO']._serialized_end=1095
-  _globals['_METHODINFO']._serialized_start=1098
-  _globals['_METHODINFO']._serialized_end=1475
-  _globals['_PARAMETERINFO']._serialized_start=1478
-  _globals['_PARAMETERINFO']._serialized_end=1702
-  _globals['_LIMITS']._serialized_start=1705
-  _globals['_LIMITS']._serialized_end=1924
-  _globals['_MODELSERVICE']._serialized_start=2021
-  _globals['_MODELSERVICE']._serialized_end=2197
+  _globals['_METHODKIND']._serialized_start=2278
+  _globals['_METHODKIND']._serialized_end=2370
+  _globals['_LISTMODELSREQUEST']._serialized_start=102
+  _globals['_LISTMODELSREQUEST']._serialized_end=121
+  _globals['_LISTMODELSRESPONSE']._serialized_start=123
+  _globals['_LISTMODELSRESPONSE']._serialized_end=183
+  _globals['_GETMODELREQUEST']._serialized_start=185
+  _globals['_GETMODELREQUEST']._serialized_end=217
+  _globals['_GETMODELRESPONSE']._serialized_start=219
+  _globals['_GETMODELRESPONSE']._serialized_end=313
+  _globals['_PREPROCESSINGINFO']._serialized_start=316
+  _globals['_PREPROCESSINGINFO']._serialized_end=445
+  _globals['_MODELINFO']._serialized_start=448
+  _globals['_MODELINFO']._serialized_end=1185
+  _globals['_METRICINFO']._serialized_start=1188
+  _globals['_METRICINFO']._serialized_end=1406
+  _globals['_METHODINFO']._serialized_start=1409
+  _globals['_METHODINFO']._serialized_end=1786
+  _globals['_PARAMETERINFO']._serialized_start=1789
+  _globals['_PARAMETERINFO']._serialized_end=2013
+  _globals['_LIMITS']._serialized_start=2016
+  _globals['_LIMITS']._serialized_end=2276
+  _globals['_MODELSERVICE']._serialized_start=2373
+  _globals['_MODELSERVICE']._serialized_end=2549
 # @@protoc_insertion_point(module_scope)

@@ -12,6 +12,7 @@ import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import pairlens.v1.methods_pb2
+import pairlens.v1.metrics_pb2
 import sys
 import typing
 
@@ -176,6 +177,8 @@ class ModelInfo(google.protobuf.message.Message):
     CAM_LAYER_FIELD_NUMBER: builtins.int
     HIDDEN_UNITS_FIELD_NUMBER: builtins.int
     DEFAULT_SIMILARITY_METHOD_FIELD_NUMBER: builtins.int
+    METRICS_FIELD_NUMBER: builtins.int
+    RANDOM_TWIN_FIELD_NUMBER: builtins.int
     name: builtins.str
     architecture: builtins.str
     """timm's name of the architecture."""
@@ -211,6 +214,10 @@ class ModelInfo(google.protobuf.message.Message):
     """Module that the class activation maps weigh by default."""
     hidden_units: builtins.int
     """Most hidden units of any block's MLP; 0 without blocks of that kind."""
+    random_twin: builtins.str
+    """Name of the served model that is this one with random weights, whose maps are a control
+    of evaluations; empty when there is none.
+    """
     @property
     def labels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Label of each class, or empty."""
@@ -232,6 +239,10 @@ class ModelInfo(google.protobuf.message.Message):
     @property
     def default_similarity_method(self) -> pairlens.v1.methods_pb2.ExplanationMethod:
         """What runs for a similarity target when a request names no method."""
+
+    @property
+    def metrics(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___MetricInfo]:
+        """Metrics of ScoreSaliency."""
 
     def __init__(
         self,
@@ -261,11 +272,65 @@ class ModelInfo(google.protobuf.message.Message):
         cam_layer: builtins.str = ...,
         hidden_units: builtins.int = ...,
         default_similarity_method: pairlens.v1.methods_pb2.ExplanationMethod | None = ...,
+        metrics: collections.abc.Iterable[global___MetricInfo] | None = ...,
+        random_twin: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["default_explanation_method", b"default_explanation_method", "default_pair_method", b"default_pair_method", "default_similarity_method", b"default_similarity_method", "preprocessing", b"preprocessing"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["architecture", b"architecture", "blocks", b"blocks", "cam_layer", b"cam_layer", "classes", b"classes", "default_explanation_method", b"default_explanation_method", "default_pair_method", b"default_pair_method", "default_similarity_method", b"default_similarity_method", "device", b"device", "dtype", b"dtype", "embedding_size", b"embedding_size", "family", b"family", "fingerprint", b"fingerprint", "grid_columns", b"grid_columns", "grid_rows", b"grid_rows", "heads", b"heads", "hidden_units", b"hidden_units", "input_height", b"input_height", "input_width", b"input_width", "labels", b"labels", "methods", b"methods", "name", b"name", "pooling", b"pooling", "prefix_tokens", b"prefix_tokens", "preprocessing", b"preprocessing", "projection", b"projection"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["architecture", b"architecture", "blocks", b"blocks", "cam_layer", b"cam_layer", "classes", b"classes", "default_explanation_method", b"default_explanation_method", "default_pair_method", b"default_pair_method", "default_similarity_method", b"default_similarity_method", "device", b"device", "dtype", b"dtype", "embedding_size", b"embedding_size", "family", b"family", "fingerprint", b"fingerprint", "grid_columns", b"grid_columns", "grid_rows", b"grid_rows", "heads", b"heads", "hidden_units", b"hidden_units", "input_height", b"input_height", "input_width", b"input_width", "labels", b"labels", "methods", b"methods", "metrics", b"metrics", "name", b"name", "pooling", b"pooling", "prefix_tokens", b"prefix_tokens", "preprocessing", b"preprocessing", "projection", b"projection", "random_twin", b"random_twin"]) -> None: ...
 
 global___ModelInfo = ModelInfo
+
+@typing.final
+class MetricInfo(google.protobuf.message.Message):
+    """A metric of ScoreSaliency, for one model."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    SUMMARY_FIELD_NUMBER: builtins.int
+    PARAMETERS_FIELD_NUMBER: builtins.int
+    DEFAULTS_FIELD_NUMBER: builtins.int
+    HIGHER_IS_BETTER_FIELD_NUMBER: builtins.int
+    NEEDS_REGION_FIELD_NUMBER: builtins.int
+    FORWARD_PASSES_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Name of the field in Metric."""
+    summary: builtins.str
+    """One line on what the value is."""
+    higher_is_better: builtins.bool
+    """Whether a larger value speaks for the map, with the defaults."""
+    needs_region: builtins.bool
+    """Whether it needs ScoreSaliencyRequest.region."""
+    forward_passes: builtins.int
+    """Forward passes that it costs by itself, with the defaults, the clean picture included.
+    0 for the localisation games, which add none; any call sees each clean picture once, so
+    ScoreSaliencyResponse.forward_passes is 1 at least.
+    """
+    source: builtins.str
+    """Where the metric comes from: authors, venue, year."""
+    @property
+    def parameters(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ParameterInfo]: ...
+    @property
+    def defaults(self) -> pairlens.v1.metrics_pb2.Metric:
+        """The metric with its defaults, resolved for this model."""
+
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        summary: builtins.str = ...,
+        parameters: collections.abc.Iterable[global___ParameterInfo] | None = ...,
+        defaults: pairlens.v1.metrics_pb2.Metric | None = ...,
+        higher_is_better: builtins.bool = ...,
+        needs_region: builtins.bool = ...,
+        forward_passes: builtins.int = ...,
+        source: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["defaults", b"defaults"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["defaults", b"defaults", "forward_passes", b"forward_passes", "higher_is_better", b"higher_is_better", "name", b"name", "needs_region", b"needs_region", "parameters", b"parameters", "source", b"source", "summary", b"summary"]) -> None: ...
+
+global___MetricInfo = MetricInfo
 
 @typing.final
 class MethodInfo(google.protobuf.message.Message):
@@ -350,7 +415,7 @@ class ParameterInfo(google.protobuf.message.Message):
     name: builtins.str
     """Name of the field in the method's message."""
     type: builtins.str
-    """"int", "float", "bool", "string", "enum", "ints" (a list) or "box"."""
+    """"int", "float", "bool", "string", "enum", "ints" or "floats" (lists) or "box"."""
     default_value: builtins.str
     """The default, as text; "" when unset has a meaning of its own."""
     description: builtins.str
@@ -401,6 +466,8 @@ class Limits(google.protobuf.message.Message):
     IMAGE_FORMATS_FIELD_NUMBER: builtins.int
     MAX_MATCH_VALUES_FIELD_NUMBER: builtins.int
     MAX_TARGET_EMBEDDINGS_FIELD_NUMBER: builtins.int
+    MAX_METRICS_FIELD_NUMBER: builtins.int
+    MAX_COPIES_FIELD_NUMBER: builtins.int
     max_request_bytes: builtins.int
     max_image_bytes: builtins.int
     max_image_pixels: builtins.int
@@ -413,6 +480,10 @@ class Limits(google.protobuf.message.Message):
     """
     max_target_embeddings: builtins.int
     """Of SimilarityTarget.embeddings."""
+    max_metrics: builtins.int
+    """Of ScoreSaliencyRequest.metrics."""
+    max_copies: builtins.int
+    """Copies that one ScoreSaliency may take, the clean picture included."""
     @property
     def image_formats(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Accepted file formats ("JPEG", "PNG", ...)."""
@@ -428,7 +499,9 @@ class Limits(google.protobuf.message.Message):
         image_formats: collections.abc.Iterable[builtins.str] | None = ...,
         max_match_values: builtins.int = ...,
         max_target_embeddings: builtins.int = ...,
+        max_metrics: builtins.int = ...,
+        max_copies: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["image_formats", b"image_formats", "max_candidates", b"max_candidates", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "max_match_values", b"max_match_values", "max_rendered_pixels", b"max_rendered_pixels", "max_request_bytes", b"max_request_bytes", "max_target_embeddings", b"max_target_embeddings"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["image_formats", b"image_formats", "max_candidates", b"max_candidates", "max_copies", b"max_copies", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "max_match_values", b"max_match_values", "max_metrics", b"max_metrics", "max_rendered_pixels", b"max_rendered_pixels", "max_request_bytes", b"max_request_bytes", "max_target_embeddings", b"max_target_embeddings"]) -> None: ...
 
 global___Limits = Limits

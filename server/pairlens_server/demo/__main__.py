@@ -16,6 +16,7 @@ from pairlens import Client, PairlensError, PairMatch
 from pairlens_server.demo.figure import pair_figure
 from pairlens_server.demo.local_server import ServerFailedError, local_server
 from pairlens_server.demo.pairs import MODELS_FILE, PAIRS, Pair
+from pairlens_server.models.config import load_model_configs
 
 _READY_TIMEOUT_S = 120.0
 
@@ -51,7 +52,8 @@ def run(out: Path, console: Console) -> None:
         with console.status("starting pairlens-server with the demo models"):
             client = stack.enter_context(Client(stack.enter_context(local_server(MODELS_FILE))))
             client.wait_ready(_READY_TIMEOUT_S)
-            models = [model.name for model in client.list_models()]
+            # Without the random twins, which are served besides and explain nothing.
+            models = [config.name for config in load_model_configs(MODELS_FILE)]
         for pair in PAIRS:
             with console.status(f"explaining {pair.name}"):
                 answers = {model: ask(client, pair, model) for model in models}

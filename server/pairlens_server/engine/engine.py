@@ -148,7 +148,8 @@ class Engine:
 
         Args:
             model: One of the loaded models.
-            pixels: As in `record`.
+            pixels: float32, normalised, on the CPU: [3, H, W], or, where the probe says so,
+                [pictures, 3, H, W]: one picture, or both of a pair.
             probe: What to ask.
             deadline_s: Event-loop time after which no chunk is begun.
 

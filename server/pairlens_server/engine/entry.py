@@ -58,11 +58,12 @@ class Chunk:
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One picture waiting for a forward pass, or for a chunk of a probe's passes.
+    """One picture waiting for a forward pass, or a probe's pictures for a chunk of its passes.
 
     Attributes:
         model: The model to run.
-        pixels: float32 [3, H, W], normalised, on the CPU.
+        pixels: float32 [3, H, W], normalised, on the CPU; with a chunk, what its probe
+            takes, [pictures, 3, H, W] for some.
         activations: What to record, derived ones included.
         future: Where the recording goes; done when nobody waits any more.
         admitted_s: Event-loop time of admission.

@@ -92,7 +92,8 @@ class DeviceWorker:
 
         Args:
             model: The model that is asked.
-            pixels: float32 [3, H, W] of the clean picture.
+            pixels: float32 of the clean picture or pictures, on the CPU, as the probe takes
+                them: see `Engine.probe`.
             chunk: Which copies.
 
         Returns:

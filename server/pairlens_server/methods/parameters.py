@@ -23,12 +23,12 @@ class Parameter:
 
     Attributes:
         name: Name of the parameter.
-        type: "int", "float", "bool", "string", "enum", "ints" or "box".
+        type: "int", "float", "bool", "string", "enum", "ints" or "floats" (lists) or "box".
         default: What unset stands for; None when unset has a meaning of its own.
         description: What the values are, and what unset means.
-        minimum, maximum: Inclusive range of an "int", a "float" or of each of "ints".
-        above: A "float" is more than this.
-        below: A "float" is less than this.
+        minimum, maximum: Inclusive range of an "int", a "float" or of each of a list.
+        above: A "float", or each of "floats", is more than this.
+        below: Likewise less than this.
         choices: Values of an "enum".
         noun: What a number counts, for messages about a model's range ("block").
     """
@@ -59,7 +59,7 @@ class Parameter:
         """The value to run with: the default where it is unset, checked against the range.
 
         Args:
-            value: As given; None, or () for "ints", when unset.
+            value: As given; None, or () for a list, when unset.
             field: Path of the field in the request, for the error.
 
         Raises:

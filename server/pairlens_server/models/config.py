@@ -42,6 +42,9 @@ RESERVED_OPTIONS = frozenset(
 # With these, timm makes as many patches as the picture gives, or pads it beyond its edges.
 _OPTIONS_OF_THE_GRID = frozenset({"dynamic_img_size", "dynamic_img_pad"})
 _FOLDER = "folder"
+_MAX_NAME = 63
+_TWIN_SUFFIX = "-random"
+_TWIN_SEED = 0
 
 
 def _in_folder(path: Path, info: ValidationInfo) -> Path:
@@ -121,6 +124,8 @@ class ModelConfig(_Settings):
         head_checkpoint: A linear classifier kept apart from its backbone, as DINO publishes
             them. It takes the place of a head in `checkpoint`.
         random_weights, seed: Serve an untrained network; for tests and benchmarks.
+        random_twin: Also serve this model with random weights, as NAME-random, whose maps are
+            a control of `pairlens evaluate`.
         pooling: timm's `global_pool`; null is the architecture's.
         classes: Outputs of the class head, 0 for no head; null is what the checkpoint has.
         labels: File with one label per class and line; `wnid<TAB>words` keeps the words.
@@ -130,7 +135,7 @@ class ModelConfig(_Settings):
         dtype: What the network computes in.
     """
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+    name: Annotated[str, Field(pattern=rf"^[a-z0-9][a-z0-9._-]{{0,{_MAX_NAME - 1}}}$")]
     architecture: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?$")]
     architecture_options: dict[str, JsonValue] = Field(default_factory=dict)
     checkpoint: RelativePath | None = None
@@ -138,6 +143,7 @@ class ModelConfig(_Settings):
     head_checkpoint: RelativePath | None = None
     random_weights: bool = False
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    random_twin: bool = False
     pooling: Pooling | None = None
     classes: Annotated[int, Field(ge=0)] | None = None
     labels: RelativePath | None = None
@@ -176,6 +182,42 @@ class ModelConfig(_Settings):
             raise ValueError("random_weights: true needs a seed")
         return self
 
+    @model_validator(mode="after")
+    def _twin_can_be_told_apart(self) -> ModelConfig:
+        if not self.random_twin:
+            return self
+        if len(self.twin_name) > _MAX_NAME:
+            longest = _MAX_NAME - len(_TWIN_SUFFIX)
+            raise ValueError(f"random_twin: true takes a name of at most {longest} characters")
+        if self.seed == _TWIN_SEED:
+            raise ValueError(f"random_twin: true needs another seed than {_TWIN_SEED}, the twin's")
+        return self
+
+    @property
+    def twin_name(self) -> str:
+        """Name of the random twin; empty without one."""
+        return self.name + _TWIN_SUFFIX if self.random_twin else ""
+
+    def twin(self, classes: int) -> ModelConfig:
+        """The same model with random weights.
+
+        Args:
+            classes: Outputs of this model's class head, which the checkpoint may decide.
+        """
+        projection = self.projection
+        changes = {
+            "name": self.name + _TWIN_SUFFIX,
+            "checkpoint": None,
+            "checkpoint_key": None,
+            "head_checkpoint": None,
+            "random_weights": True,
+            "seed": _TWIN_SEED,
+            "random_twin": False,
+            "classes": classes,
+            "projection": projection and projection.model_copy(update={"checkpoint": None}),
+        }
+        return self.model_copy(update=changes)
+
 
 class _ModelsFile(_Settings):
     models: tuple[ModelConfig, ...]
@@ -185,10 +227,12 @@ class _ModelsFile(_Settings):
     def _unique_names(cls, models: tuple[ModelConfig, ...]) -> tuple[ModelConfig, ...]:
         if not models:
             raise ValueError("lists no model")
-        names = [model.name for model in models]
+        names = [name for model in models for name in (model.name, model.twin_name) if name]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"two models are named {', '.join(twice)}")
+            raise ValueError(
+                f"two models are named {', '.join(twice)} (a random_twin counts as a model)"
+            )
         return models
 
 

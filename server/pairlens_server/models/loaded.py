@@ -82,6 +82,7 @@ class LoadedModel:
             heads per block; 0 where there are none (see `families.blocks_and_heads`).
         classes: Outputs of the class head; 0 without one.
         labels: Name of each class, or empty.
+        random_twin: Name of the served model that is this one with random weights, or empty.
         fingerprint: Hex hash of architecture, weights, preprocessing and dtype.
         device, dtype: Where and in what the network computes.
     """
@@ -103,3 +104,4 @@ class LoadedModel:
     dtype: torch.dtype
     labels: tuple[str, ...] = field(default=())
     projection_first: bool = False
+    random_twin: str = ""

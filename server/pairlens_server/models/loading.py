@@ -43,11 +43,13 @@ class _Weights:
     projection_file: str
 
 
-def load_model(config: ModelConfig) -> LoadedModel:
+def load_model(config: ModelConfig, *, like: LoadedModel | None = None) -> LoadedModel:
     """Build the network that an entry of the models file declares and load its weights.
 
     Args:
         config: The entry; its paths as they can be opened.
+        like: A model of the same architecture, for random weights: where a checkpoint decided
+            about the place of the last norm, the network gets it at the same place.
 
     Returns:
         The model: frozen, in eval mode, in its dtype and on its device.
@@ -57,16 +59,16 @@ def load_model(config: ModelConfig) -> LoadedModel:
             names the model and files without their folders.
     """
     try:
-        return _load(config)
+        return _load(config, like)
     except ConfigurationError as error:
         raise ConfigurationError(f"model {config.name!r}: {error}") from error
 
 
-def _load(config: ModelConfig) -> LoadedModel:
+def _load(config: ModelConfig, like: LoadedModel | None) -> LoadedModel:
     start = time.perf_counter()
     device = _device(config.device)
     preprocessing = architectures.resolve_preprocessing(config.architecture, config.preprocessing)
-    network, projection = _network_and_projection(config, preprocessing)
+    network, projection = _network_and_projection(config, preprocessing, like)
     pooling = families.pooling_of(network)
     classes = int(network.num_classes)  # type: ignore[arg-type]
     labels = _labels(config.labels, classes)
@@ -132,9 +134,10 @@ def _embedding_size(network: nn.Module, projection: nn.Linear | None) -> int:
 
 
 def _network_and_projection(
-    config: ModelConfig, preprocessing: Preprocessing
+    config: ModelConfig, preprocessing: Preprocessing, like: LoadedModel | None
 ) -> tuple[nn.Module, nn.Linear | None]:
     weights = _read_weights(config)
+    state = like.network.state_dict() if like else None
     # A fork, so that a random model is the same whatever was built before it.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed or 0)
@@ -144,7 +147,7 @@ def _network_and_projection(
             preprocessing,
             classes=config.classes if weights is None else weights.classes,
             pooling=config.pooling,
-            state=None if weights is None else weights.network,
+            state=state if weights is None else weights.network,
         )
         projection = _projection(config.projection, network)
     if weights is not None:

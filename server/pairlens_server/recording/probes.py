@@ -35,6 +35,14 @@ class ProbeModel(Protocol):
         """Scores of pictures, without a graph: float32 [n] from [n, 3, H, W]."""
         ...
 
+    def log_probabilities(self, pixels: Tensor) -> Tensor:
+        """Logarithms of the softmax, taken in float64: float32 [n, classes]."""
+        ...
+
+    def embeddings(self, pixels: Tensor) -> Tensor:
+        """Embeddings of pictures, without a graph: float32 [n, embedding_size]."""
+        ...
+
     def input_gradients(self, pixels: Tensor, target: ScoreTarget) -> Tensor:
         """Each picture's gradient of its own score by its pixels: float32 [n, 3, H, W]."""
         ...
@@ -63,7 +71,8 @@ class Probe(ABC):
 
         Args:
             model: The model that is asked.
-            pixels: [3, H, W], normalised, on the model's device.
+            pixels: [3, H, W], normalised, on the model's device; a probe that takes
+                [pictures, 3, H, W] says so.
             start: The first copy, at least 0.
             stop: The one after the last, above `start` and at most `steps`.
 

@@ -110,6 +110,19 @@ class Recorder:
             features = self._body.readout.features(inputs)
             return self._body.readout.scores(features, [target] * len(pixels))
 
+    def log_probabilities(self, pixels: Tensor) -> Tensor:
+        """See `ProbeModel.log_probabilities`."""
+        with torch.no_grad():
+            inputs = pixels.to(self._model.device, self._model.dtype)
+            logits = self._body.readout.logits(self._body.readout.features(inputs))
+            return torch.log_softmax(logits.double(), dim=1).float()
+
+    def embeddings(self, pixels: Tensor) -> Tensor:
+        """See `ProbeModel.embeddings`."""
+        with torch.no_grad():
+            inputs = pixels.to(self._model.device, self._model.dtype)
+            return self._body.readout.embedding(self._body.readout.features(inputs))
+
     def input_gradients(self, pixels: Tensor, target: ScoreTarget) -> Tensor:
         """See `ProbeModel.input_gradients`."""
         with torch.enable_grad(), SoundBatchNorm():

@@ -101,8 +101,17 @@ def scores(
             found.append(logits[row].float()[chosen[0]])
         else:
             assert embeddings is not None
-            embedding = embeddings[row].float()
-            direction = target.vector.to(embedding.device)
-            length = embedding.norm().clamp(min=_SHORTEST)
-            found.append(embedding @ direction / length)
+            direction = target.vector.to(embeddings.device)
+            found.append(similarities(embeddings[row : row + 1].float(), direction)[0])
     return torch.stack(found)
+
+
+def similarities(embeddings: Tensor, direction: Tensor) -> Tensor:
+    """Summed cosine similarity of each embedding: [B], 0 for an embedding of zero.
+
+    Args:
+        embeddings: float32 [B, embedding_size].
+        direction: float32 [embedding_size], u of `Similarity`.
+    """
+    found: Tensor = embeddings @ direction / embeddings.norm(dim=-1).clamp(min=_SHORTEST)
+    return found

@@ -34,9 +34,9 @@ def explain_command(
     """
     return ExplainCommand(
         model=required_model(request.model),
-        image=_required_file(request.image if request.HasField("image") else None, "image"),
+        image=required_file(request.image if request.HasField("image") else None, "image"),
         method=explanation_method(request.method) if request.HasField("method") else None,
-        target=_target(request.target) if request.HasField("target") else None,
+        target=read_target(request.target) if request.HasField("target") else None,
         rendering=_rendering(request.rendering) if request.HasField("rendering") else None,
         deadline_s=deadline_s,
     )
@@ -56,7 +56,7 @@ def pair_command(
     """
     return PairCommand(
         model=required_model(request.model),
-        query=_required_file(request.query if request.HasField("query") else None, "query"),
+        query=required_file(request.query if request.HasField("query") else None, "query"),
         candidates=tuple(candidate.inline for candidate in request.candidates),
         method=pair_method(request.method) if request.HasField("method") else None,
         rendering=_rendering(request.rendering) if request.HasField("rendering") else None,
@@ -75,7 +75,12 @@ def required_model(name: str) -> str:
     return name
 
 
-def _required_file(image: common_pb2.Image | None, field: str) -> bytes:
+def required_file(image: common_pb2.Image | None, field: str) -> bytes:
+    """The encoded file of a picture in a request.
+
+    Raises:
+        InvalidParameterError: It is missing.
+    """
     if image is None:
         raise InvalidParameterError(f"{field} is required", field=field)
     if image.WhichOneof("source") is None:
@@ -83,7 +88,12 @@ def _required_file(image: common_pb2.Image | None, field: str) -> bytes:
     return image.inline
 
 
-def _target(message: methods_pb2.Target) -> Target:
+def read_target(message: methods_pb2.Target) -> Target:
+    """What a request wants explained, checked as far as no model is needed.
+
+    Raises:
+        InvalidParameterError: Names the field.
+    """
     chosen = message.WhichOneof("target")
     if chosen == "class_index":
         return ClassTarget(class_index=message.class_index)
@@ -103,7 +113,7 @@ def _target(message: methods_pb2.Target) -> Target:
 def _similarity(message: methods_pb2.SimilarityTarget) -> SimilarityTarget:
     path = "target.similarity"
     images = tuple(
-        _required_file(image, f"{path}.images[{index}]")
+        required_file(image, f"{path}.images[{index}]")
         for index, image in enumerate(message.images)
     )
     embeddings = None

@@ -73,13 +73,13 @@ def _write_rendered(message: common_pb2.Rendered, rendered: Rendered) -> None:
         message.overlay_png = rendered.overlay_png
 
 
-def provenance_message(model: LoadedModel, method: Method) -> common_pb2.Provenance:
-    """Enough to repeat an answer."""
+def provenance_message(model: LoadedModel, method: Method | None) -> common_pb2.Provenance:
+    """Enough to repeat an answer; None where no method ran."""
     return common_pb2.Provenance(
         model=model.name,
         model_fingerprint=model.fingerprint,
-        method=method.name,
-        method_revision=method.revision,
+        method=method.name if method else "",
+        method_revision=method.revision if method else 0,
         preprocessing_digest=model.preprocessing.digest,
         dtype=dtype_name(model),
         device=str(model.device),
@@ -111,7 +111,7 @@ def explain_response(outcome: ExplainOutcome) -> explanation_service_pb2.Explain
     """Convert an answer of Explain."""
     response = explanation_service_pb2.ExplainResponse(
         heatmap=heatmap_message(outcome.heatmap, outcome.geometry),
-        target=None if outcome.target is None else _target_message(outcome.target),
+        target=None if outcome.target is None else target_message(outcome.target),
         method=explanation_message(outcome.method),
         provenance=provenance_message(outcome.model, outcome.method),
         timing=timing_message(outcome.timings),
@@ -144,7 +144,8 @@ def explain_response(outcome: ExplainOutcome) -> explanation_service_pb2.Explain
     return response
 
 
-def _target_message(target: ResolvedTarget) -> explanation_service_pb2.ResolvedTarget:
+def target_message(target: ResolvedTarget) -> explanation_service_pb2.ResolvedTarget:
+    """What a map explains, or is scored by."""
     return explanation_service_pb2.ResolvedTarget(
         class_index=target.class_index,
         label=target.label,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pairlens.v1 import model_service_pb2
+from pairlens_server.fidelity.catalogue import METRICS
+from pairlens_server.fidelity.metrics import ErasureMetric
+from pairlens_server.fidelity.parameters import Board
 from pairlens_server.methods.base import Method
 from pairlens_server.methods.catalogue import (
     EXPLANATION_METHODS,
@@ -17,6 +20,7 @@ from pairlens_server.models.preprocessing import Preprocessing
 from pairlens_server.recording.facts import ModelFacts
 from pairlens_server.rpc.convert_methods import explanation_message, pair_message
 from pairlens_server.rpc.convert_responses import dtype_name
+from pairlens_server.rpc.convert_scores import metric_message
 from pairlens_server.service.limits import ServiceLimits
 
 
@@ -80,6 +84,28 @@ def _methods(facts: ModelFacts) -> list[model_service_pb2.MethodInfo]:
     return infos
 
 
+def _metrics(model: LoadedModel, facts: ModelFacts) -> list[model_service_pb2.MetricInfo]:
+    settings = model.preprocessing
+    board = Board(settings.height, settings.width, model.layout.cells, facts.black)
+    infos = []
+    for metric in METRICS:
+        defaults = metric().resolve(board, metric.name)
+        copies = defaults.copies(board) if isinstance(defaults, ErasureMetric) else ()
+        infos.append(
+            model_service_pb2.MetricInfo(
+                name=metric.name,
+                summary=metric.summary,
+                parameters=map(_parameter, metric.parameters(board)),
+                defaults=metric_message(defaults),
+                higher_is_better=metric.higher_is_better,
+                needs_region=metric.needs_region,
+                forward_passes=len(set(copies)),
+                source=metric.paper,
+            )
+        )
+    return infos
+
+
 def _preprocessing(settings: Preprocessing) -> model_service_pb2.PreprocessingInfo:
     return model_service_pb2.PreprocessingInfo(
         resize_mode=settings.resize_mode.value,
@@ -116,6 +142,7 @@ def model_info(model: LoadedModel, facts: ModelFacts) -> model_service_pb2.Model
         labels=model.labels,
         preprocessing=_preprocessing(model.preprocessing),
         methods=_methods(facts),
+        metrics=_metrics(model, facts),
         default_explanation_method=None
         if explanation is None
         else explanation_message(explanation),
@@ -123,6 +150,7 @@ def model_info(model: LoadedModel, facts: ModelFacts) -> model_service_pb2.Model
         default_pair_method=None if similarity is None else pair_message(similarity),
         cam_layer=facts.cam_layer,
         hidden_units=max(facts.hidden_units, default=0),
+        random_twin=model.random_twin,
     )
 
 
@@ -136,5 +164,7 @@ def limits_message(limits: ServiceLimits, max_request_bytes: int) -> model_servi
         max_rendered_pixels=limits.max_rendered_pixels,
         max_match_values=limits.max_match_values,
         max_target_embeddings=limits.max_target_embeddings,
+        max_metrics=limits.max_metrics,
+        max_copies=limits.max_copies,
         image_formats=limits.images.formats,
     )

@@ -33,14 +33,16 @@ _OPTIONS: list[tuple[str, int]] = [
     # Two servers on one port would share its calls between them, unnoticed.
     ("grpc.so_reuseport", 0),
     # The SDK pings every 20 s during a call; gRPC's default is to hang up on such a client.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     # The calls of a client that vanished without a word are given up within half a minute.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
-    # Clients meet new replicas when they connect anew (gRFC A9).
+    # Clients meet new replicas when they connect anew (gRFC A9). What was called on the old
+    # connection is cut off after the grace: that has room for the longest call that we
+    # support, a `pairlens score` with its default timeout of 600 s, and its answer's way.
     ("grpc.max_connection_age_ms", 300_000),
-    ("grpc.max_connection_age_grace_ms", 60_000),
+    ("grpc.max_connection_age_grace_ms", 660_000),
 ]
 
 _log = logging.getLogger(__name__)

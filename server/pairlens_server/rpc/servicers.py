@@ -23,6 +23,12 @@ from pairlens_server.models.registry import ModelRegistry
 from pairlens_server.recording.facts import ModelFacts
 from pairlens_server.rpc.convert_requests import explain_command, pair_command, required_model
 from pairlens_server.rpc.convert_responses import explain_response, pair_response
+from pairlens_server.rpc.convert_scores import (
+    embed_command,
+    embed_response,
+    score_command,
+    score_response,
+)
 from pairlens_server.rpc.model_info import model_info
 from pairlens_server.service.explanations import ExplanationUseCases
 
@@ -50,6 +56,21 @@ class ExplanationServicer(explanation_service_pb2_grpc.ExplanationServiceService
         command = pair_command(request, _deadline_s(context))
         outcome = await self._use_cases.pair(command)
         return await asyncio.to_thread(pair_response, outcome)
+
+    async def ScoreSaliency(  # noqa: N802
+        self, request: explanation_service_pb2.ScoreSaliencyRequest, context: Context
+    ) -> explanation_service_pb2.ScoreSaliencyResponse:
+        """See the contract."""
+        command = await asyncio.to_thread(score_command, request, _deadline_s(context))
+        outcome = await self._use_cases.score(command)
+        return await asyncio.to_thread(score_response, outcome)
+
+    async def Embed(  # noqa: N802
+        self, request: explanation_service_pb2.EmbedRequest, context: Context
+    ) -> explanation_service_pb2.EmbedResponse:
+        """See the contract."""
+        outcome = await self._use_cases.embed(embed_command(request, _deadline_s(context)))
+        return await asyncio.to_thread(embed_response, outcome)
 
 
 class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):

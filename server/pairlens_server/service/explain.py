@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pairlens.rendering import GridGeometry
-from pairlens_server.errors import InvalidParameterError
 from pairlens_server.images.render import Rendered, RenderOptions
 from pairlens_server.methods.base import ExplanationMethod, Findings, Panel
 from pairlens_server.models.loaded import LoadedModel
@@ -28,17 +26,15 @@ from pairlens_server.service.commands import (
 )
 from pairlens_server.service.drawing import check_options, check_pixels, draw, draw_mask
 from pairlens_server.service.findings import explain_picture
-from pairlens_server.service.gathering import IMAGE_JOBS, gather_or_cancel
 from pairlens_server.service.limits import ServiceLimits
+from pairlens_server.service.partners import find_partners
 from pairlens_server.service.recordings import (
     AdmittedPicture,
     PictureRecorder,
     PictureRecording,
-    zero_embedding,
 )
 from pairlens_server.service.stopwatch import Stopwatch
 from pairlens_server.service.targets import (
-    check_embeddings,
     check_target,
     class_logit,
     describe_class,
@@ -84,10 +80,9 @@ class _ExplainCall:
         self._recorder = recorder
         self._limits = limits
         self._watch = Stopwatch()
-        self._image_jobs = asyncio.Semaphore(IMAGE_JOBS)
         # Embeddings of a similarity target [count, size], and how those of pictures were got.
         self._others = torch.zeros(0, facts.embedding_size)
-        self._partners: list[PictureRecording] = []
+        self._partners: tuple[PictureRecording, ...] = ()
 
     async def answer(self) -> ExplainOutcome:
         """Check, decode, record, compute, draw."""
@@ -130,49 +125,17 @@ class _ExplainCall:
     async def _target(self) -> ScoreTarget | None:
         target = self._command.target
         if isinstance(target, SimilarityTarget):
-            await self._embed(target)
+            found = await find_partners(
+                self._recorder,
+                self._model,
+                target,
+                self._limits,
+                self._command.deadline_s,
+                self._watch,
+            )
+            self._others, self._partners = found.embeddings, found.recordings
             return await asyncio.to_thread(Similarity.to, self._others)
         return class_logit(target, self._model) if self._method.takes_class else None
-
-    async def _embed(self, target: SimilarityTarget) -> None:
-        """Get the embeddings of a target's pictures and add those that were given."""
-        if len(target.images) > self._limits.max_candidates:
-            raise InvalidParameterError(
-                f"{len(target.images)} pictures; a call takes at most "
-                f"{self._limits.max_candidates}, and embeddings of more",
-                field="target.similarity.images",
-            )
-        if target.embeddings is not None:
-            check_embeddings(
-                target.embeddings, self._facts.embedding_size, self._limits.max_target_embeddings
-            )
-        with self._watch.stage("decode"):
-            pictures = await gather_or_cancel(
-                [
-                    self._admit(data, f"target.similarity.images[{index}]")
-                    for index, data in enumerate(target.images)
-                ]
-            )
-        once = {picture.sha256: picture for picture in reversed(pictures)}
-        embeddings = await gather_or_cancel([self._embedding(p) for p in once.values()])
-        by_sha256 = dict(zip(once, embeddings, strict=True))
-        found = [by_sha256[picture.sha256] for picture in pictures]
-        given = [] if target.embeddings is None else [torch.from_numpy(target.embeddings)]
-        self._others = torch.cat([*(embedding[None] for embedding in found), *given])
-
-    async def _admit(self, data: bytes, field: str) -> AdmittedPicture:
-        async with self._image_jobs:
-            return await self._recorder.admit(data, field, self._model, None)
-
-    async def _embedding(self, picture: AdmittedPicture) -> Tensor:
-        recording = await self._recorder.record(
-            self._model, picture, [Embedding()], self._command.deadline_s
-        )
-        self._partners.append(recording)
-        embedding = recording.values[Embedding()]
-        if not bool(embedding.any()):
-            raise zero_embedding(picture.field)
-        return embedding
 
     def _resolved(self, target: ScoreTarget | None, values: Any) -> ResolvedTarget | None:
         if isinstance(target, ClassLogit):

@@ -13,14 +13,22 @@ from pairlens_server.service.commands import (
     PairCommand,
     PairOutcome,
 )
+from pairlens_server.service.embed import EmbedUseCase
 from pairlens_server.service.explain import ExplainUseCase
 from pairlens_server.service.limits import ServiceLimits
 from pairlens_server.service.pair import PairUseCase
 from pairlens_server.service.recordings import PictureRecorder
+from pairlens_server.service.score import ScoreUseCase
+from pairlens_server.service.score_commands import (
+    EmbedCommand,
+    EmbedOutcome,
+    ScoreCommand,
+    ScoreOutcome,
+)
 
 
 class ExplanationUseCases:
-    """Explain and PairSimilarity over one engine, cache and image pool."""
+    """Explain, PairSimilarity, ScoreSaliency and Embed over one engine, cache and image pool."""
 
     def __init__(
         self,
@@ -33,6 +41,8 @@ class ExplanationUseCases:
         recorder = PictureRecorder(engine, cache, pool, limits.images)
         self._explain = ExplainUseCase(registry, engine, recorder, limits)
         self._pair = PairUseCase(registry, engine, recorder, limits)
+        self._score = ScoreUseCase(registry, engine, recorder, limits)
+        self._embed = EmbedUseCase(registry, engine, recorder, limits)
 
     async def explain(self, command: ExplainCommand) -> ExplainOutcome:
         """Where a model looks in one picture.
@@ -49,3 +59,19 @@ class ExplanationUseCases:
             PairlensError: What the caller is told went wrong with the whole call.
         """
         return await self._pair(command)
+
+    async def score(self, command: ScoreCommand) -> ScoreOutcome:
+        """How faithful a map is.
+
+        Raises:
+            PairlensError: What the caller is told went wrong.
+        """
+        return await self._score(command)
+
+    async def embed(self, command: EmbedCommand) -> EmbedOutcome:
+        """The embeddings of pictures.
+
+        Raises:
+            PairlensError: What the caller is told went wrong with the whole call.
+        """
+        return await self._embed(command)

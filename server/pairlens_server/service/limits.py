@@ -16,6 +16,8 @@ class ServiceLimits:
         max_candidates: Of one PairSimilarity call.
         max_rendered_pixels: All pixels rendered for one request together.
         max_target_embeddings: Of one similarity target.
+        max_metrics: Of one ScoreSaliency call.
+        max_copies: Pictures that one ScoreSaliency call has the model see.
         max_match_values: All match matrices of one request together, 4 bytes a value.
     """
 
@@ -24,3 +26,5 @@ class ServiceLimits:
     max_rendered_pixels: int = 32_000_000
     max_match_values: int = 32_000_000
     max_target_embeddings: int = 100_000
+    max_metrics: int = 16
+    max_copies: int = 10_000

@@ -32,8 +32,8 @@ class Stopwatch:
         return Timings(
             total_s=time.perf_counter() - self._started_s,
             decode_s=self._stages.get("decode", 0.0),
-            queue_s=max(r.queue_s for r in recordings),
-            compute_s=max(r.compute_s for r in recordings),
+            queue_s=max((r.queue_s for r in recordings), default=0.0),
+            compute_s=max((r.compute_s for r in recordings), default=0.0),
             method_s=self._stages.get("method", 0.0),
             render_s=self._stages.get("render", 0.0),
             cached_images=sum(r.cached for r in recordings),

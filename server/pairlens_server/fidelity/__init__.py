@@ -1,0 +1,1 @@
+"""How faithful a saliency map is: changed copies of a picture, and what their scores say."""

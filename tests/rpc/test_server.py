@@ -1,0 +1,70 @@
+"""Calls on a connection whose age is over, on a real server with all its times made shorter."""
+
+import asyncio
+
+import grpc
+
+from pairlens import cli_score
+from pairlens.v1 import (
+    explanation_service_pb2,
+    explanation_service_pb2_grpc,
+    model_service_pb2,
+    model_service_pb2_grpc,
+)
+from pairlens_server.rpc import server as server_module
+from pairlens_server.rpc.server import RpcServer
+
+FASTER = 400
+AGES = ("grpc.max_connection_age_ms", "grpc.max_connection_age_grace_ms")
+
+
+class Slow(explanation_service_pb2_grpc.ExplanationServiceServicer):
+    """Answers after as long as a call may take."""
+
+    def __init__(self, seconds: float):
+        self._seconds = seconds
+        self.peers: list[str] = []
+
+    async def Embed(self, request, context):  # noqa: N802
+        self.peers.append(context.peer())
+        await asyncio.sleep(self._seconds)
+        return explanation_service_pb2.EmbedResponse()
+
+
+class Models(model_service_pb2_grpc.ModelServiceServicer):
+    """Answers at once, and says over which connection it was asked."""
+
+    def __init__(self) -> None:
+        self.peers: list[str] = []
+
+    async def ListModels(self, request, context):  # noqa: N802
+        self.peers.append(context.peer())
+        return model_service_pb2.ListModelsResponse()
+
+
+async def test_the_longest_call_outlives_its_connection(monkeypatch):
+    options = dict(server_module._OPTIONS)
+    for name in AGES:
+        options[name] //= FASTER
+    monkeypatch.setattr(server_module, "_OPTIONS", list(options.items()))
+    # What `pairlens score` waits for by default.
+    slow, models = Slow(cli_score._TIMEOUT_S / FASTER), Models()
+    server = RpcServer(1_000_000)
+    target = server.bind("127.0.0.1:0")
+    await server.start(slow, models)
+    await server.open()
+    try:
+        async with grpc.aio.insecure_channel(target) as channel:
+            embed = explanation_service_pb2_grpc.ExplanationServiceStub(channel).Embed
+            call = asyncio.ensure_future(embed(explanation_service_pb2.EmbedRequest(), timeout=20))
+            # Then the connection is too old, and whoever calls gets a new one.
+            await asyncio.sleep(1.2 * options[AGES[0]] / 1000)
+            assert not call.done()
+            listed = model_service_pb2_grpc.ModelServiceStub(channel).ListModels
+            await listed(model_service_pb2.ListModelsRequest(), timeout=20)
+            assert await call == explanation_service_pb2.EmbedResponse()
+    finally:
+        await server.drain(1)
+    # Not again on the new one.
+    assert len(slow.peers) == 1
+    assert slow.peers != models.peers
