@@ -34,7 +34,7 @@ PAGE = DOCS / "faithfulness.md"
 RESULTS = DOCS / "faithfulness"
 
 _DECOMPOSITIONS = (
-    "pooled_decomposition",
+    "pooled_decomposition(redistribution=rollout)",
     "pooled_decomposition(profile=reference)",
     "pooled_decomposition(profile=paper)",
     "pooled_decomposition(redistribution=none)",

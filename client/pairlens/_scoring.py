@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy.typing as npt
 
-from pairlens import _embed_codec, _images, _metric_codec, _score_requests
+from pairlens import _embed_codec, _images, _metric_codec, _score_requests, specs
 from pairlens._connection import Connection
 from pairlens._images import EncodedImage, ImageInput
 from pairlens._score_requests import MapInput, Saliency
@@ -67,7 +67,7 @@ class ScoringCalls(Connection):
                 picture of `SimilarTo(picture)` is the *partner*.
             partner_heatmap: The partner's map, with `heatmap` and a side that changes it.
             metrics: Names, texts like "deletion(steps=32)", or `Metric`s; at most
-                `Limits.max_metrics`.
+                `Limits.max_metrics`. One text may name several: "deletion, insertion".
             sides: Which picture is changed: "image", "partner" or "both".
             enlargement: How cells become pixels: "nearest", "bilinear" (the default) or
                 "bilinear_aligned".
@@ -98,7 +98,7 @@ class ScoringCalls(Connection):
             model,
             saliency,
             target,
-            metrics=[metrics] if isinstance(metrics, (str, Metric)) else metrics,
+            metrics=_listed(metrics),
             sides=[sides] if isinstance(sides, str) else sides,
             enlargement=enlargement,
             region=_score_requests.region(boxes, mask),
@@ -178,3 +178,9 @@ class ScoringCalls(Connection):
         # Unlike Explain's, this request must say what runs.
         default = self._catalogue.default(model, saliency.kind, deadline, similarity=similarity)
         return model, replace(saliency, method=default.name, parameters=default.parameters)
+
+
+def _listed(metrics: str | Metric | Sequence[str | Metric]) -> Sequence[str | Metric]:
+    if isinstance(metrics, str):
+        return specs.split(metrics)
+    return [metrics] if isinstance(metrics, Metric) else metrics

@@ -69,12 +69,8 @@ def _of_partners(gallery: Gallery) -> str:
     for info in _methods(gallery, MethodKind.PAIR):
         if info.name == YARDSTICK:
             continue
-        variants: dict[str, dict[str, str]] = {info.name: {}}
-        if info.name == "pooled_decomposition":
-            variants["without rollout"] = {"redistribution": "none"}
-        for name, parameters in variants.items():
-            cells = _cells(gallery, info.name, judged(info, **parameters))
-            rows.append((name, cells, _cells(gallery, info.name, changed(info, **parameters))))
+        cells = _cells(gallery, info.name, judged(info))
+        rows.append((info.name, cells, _cells(gallery, info.name, changed(info))))
     return _table("for a pair", "another partner", list(gallery.models), rows)
 
 

@@ -156,11 +156,13 @@ def correspondence(gallery: Gallery) -> Image.Image:
 
 
 def pair_profiles(gallery: Gallery) -> Image.Image:
-    """The pair decomposition in its three profiles, and without rollout."""
+    """The pair decomposition in its three profiles, STRICT without rollout and with it."""
     variants: dict[str, Parameters] = {
-        profile: {"profile": profile} for profile in ("strict", "reference", "paper")
+        "strict": {},
+        "strict, rollout": {"redistribution": "rollout"},
+        "reference": {"profile": "reference"},
+        "paper": {"profile": "paper"},
     }
-    variants["no rollout"] = {"redistribution": "none"}
     rows = []
     for words, parameters in variants.items():
         row: list[Cell] = []

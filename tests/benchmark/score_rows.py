@@ -35,7 +35,7 @@ STRICT = (AverageDrop(), AverageIncrease(), Deletion(), Insertion())
 REFERENCE = tuple(
     metric(Profile.REFERENCE) for metric in (AverageDrop, AverageIncrease, Deletion, Insertion)
 )
-_FEW, _MANY = 64, 512
+_FEW, _MANY = 64, 1024
 
 
 def scoring(

@@ -85,7 +85,7 @@ def test_a_class_is_scored_on_the_models_own_default(client: Client, service: Sc
 
 
 def test_a_similarity_has_a_default_of_its_own(client: Client, service: Scripted):
-    client.score_saliency(png(), target=SimilarTo(png()), metrics="deletion")
+    client.score_saliency(png(), target=SimilarTo(png()), metrics="deletion, insertion")
     assert sent(service).method.WhichOneof("method") == "affinity"
     with pytest.raises(MethodUnsupportedError):
         client.score_saliency(png(), model="cnn", target=SimilarTo(png()), metrics="deletion")

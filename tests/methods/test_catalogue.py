@@ -14,8 +14,10 @@ from pairlens_server.methods.catalogue import (
     EXPLANATION_METHODS,
     PAIR_METHODS,
     default_explanation_method,
+    default_pair_method,
     default_similarity_method,
 )
+from pairlens_server.methods.full_grad import FullGrad
 from pairlens_server.methods.relevance import AttentionRelevance
 from pairlens_server.methods.rollout import Rollout
 from pairlens_server.methods.similarity import PooledDecomposition
@@ -90,7 +92,8 @@ def test_every_method_is_given_or_refused_with_a_reason(name):
 @pytest.mark.parametrize("name", sorted(zoo()))
 def test_defaults_can_be_given(name):
     known = zoo_recorder(name).facts
-    for chosen in (default_explanation_method(known), default_similarity_method(known)):
+    defaults = (default_explanation_method, default_similarity_method, default_pair_method)
+    for chosen in (default(known) for default in defaults):
         if chosen is None:
             assert not known.classes
             continue
@@ -100,22 +103,23 @@ def test_defaults_can_be_given(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "for_a_class", "for_a_similarity"),
+    ("name", "for_a_class", "for_a_similarity", "for_a_pair"),
     [
-        ("vit", AttentionRelevance, AttentionRelevance),
-        ("vit-avg", AttentionRelevance, PooledDecomposition),
-        ("dino", Rollout, AttentionRelevance),
-        ("swin", GradCam, PooledDecomposition),
-        ("xcit", GradCam, GradCam),
-        ("coat", GradCam, GradCam),
-        ("siglip", GradCam, GradCam),
-        ("resnet", GradCam, PooledDecomposition),
+        ("vit", FullGrad, AttentionRelevance, AttentionRelevance),
+        ("vit-avg", FullGrad, AttentionRelevance, PooledDecomposition),
+        ("dino", Rollout, AttentionRelevance, AttentionRelevance),
+        ("swin", GradCam, PooledDecomposition, PooledDecomposition),
+        ("xcit", GradCam, GradCam, GradCam),
+        ("coat", GradCam, GradCam, GradCam),
+        ("siglip", GradCam, GradCam, GradCam),
+        ("resnet", GradCam, PooledDecomposition, PooledDecomposition),
     ],
 )
-def test_defaults_by_family(name, for_a_class, for_a_similarity):
+def test_defaults_by_family(name, for_a_class, for_a_similarity, for_a_pair):
     known = zoo_recorder(name).facts
     assert type(default_explanation_method(known)) is for_a_class
     assert type(default_similarity_method(known)) is for_a_similarity
+    assert type(default_pair_method(known)) is for_a_pair
 
 
 def test_a_headless_cnn_has_no_default_of_explain():

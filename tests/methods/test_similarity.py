@@ -204,11 +204,14 @@ def test_profiles_agree_without_rollout_and_share_activations():
 
 def test_defaults_depend_on_profile_and_family():
     vit, cnn = facts(2, 2), facts(2, 2, refusals=NO_ATTENTION)
-    assert PooledDecomposition().resolve(vit).redistribution is ROLLOUT
+    assert PooledDecomposition().resolve(vit).redistribution is NONE
     assert PooledDecomposition().resolve(cnn).redistribution is NONE
     assert PooledDecomposition().resolve(vit).bias_mode is BiasMode.SEPARATE
-    reference = PooledDecomposition(profile=Profile.REFERENCE).resolve(vit)
-    assert reference.bias_mode is BiasMode.IN_TOKENS
+    for profile in (Profile.REFERENCE, Profile.PAPER):
+        authors = PooledDecomposition(profile=profile).resolve(vit)
+        assert authors.redistribution is ROLLOUT
+        assert authors.bias_mode is BiasMode.IN_TOKENS
+        assert PooledDecomposition(profile=profile).resolve(cnn).redistribution is NONE
 
 
 def test_rollout_without_attention_is_refused():
@@ -260,7 +263,7 @@ def test_refusal_is_the_models_own():
 def test_rollout_takes_heads_as_they_are_fused(fusion):
     recorder, images = zoo_recorder("vit-avg"), pixels(zoo_model("vit-avg"), 1)
     model = recorder.facts
-    method = PooledDecomposition(fusion=fusion).resolve(model)
+    method = PooledDecomposition(redistribution=ROLLOUT, fusion=fusion).resolve(model)
     matrices = [AttentionMatrix(block) for block in range(model.blocks)]
     found = recorded(recorder, images, *primitives([method.folded], model), *matrices)
     fuse = {"mean": torch.mean, "max": torch.amax, "min": torch.amin}[fusion.value]

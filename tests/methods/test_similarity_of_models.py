@@ -28,9 +28,9 @@ SPLIT = [
 def test_maps_of_real_models_sum_to_the_cosine(name, profile):
     model, recorder = zoo_model(name), zoo_recorder(name)
     known = recorder.facts
-    method = PooledDecomposition(profile=profile).resolve(known)
-    rolled = method.redistribution is Redistribution.ROLLOUT
-    assert rolled is (not known.refusals.matrix)
+    rolled = not known.refusals.matrix
+    redistribution = Redistribution.ROLLOUT if rolled else Redistribution.NONE
+    method = PooledDecomposition(profile, redistribution).resolve(known)
     found = recorded(recorder, pixels(model, 4), *primitives(method.pair_needs(), known))
     values = {a: evaluate(a, found, known) for a in method.pair_needs()}
     query = {a: v[0] for a, v in values.items()}
@@ -70,7 +70,7 @@ def test_redistribution_of_a_real_model_agrees_with_float64_matrices(profile):
     else:  # the bias is in the tokens
         owned[:, 1:] += (partner @ linear.bias / 24)[:, None]
         expected = torch.einsum("bxy,by->bx", rollout, owned)
-    method = PooledDecomposition(profile=profile).resolve(known)
+    method = PooledDecomposition(profile, Redistribution.ROLLOUT).resolve(known)
     for picture in range(2):
         other = Similarity.to(embeddings[1 - picture : 2 - picture].float())
         found = explained(recorder, images, method, other)[picture].heatmap

@@ -92,7 +92,7 @@ def test_defaults_are_resolved_for_the_model():
     assert explanations["grad_cam"].explanation.grad_cam.layer == "blocks.2.norm1"
     assert explanations["attention_mask"].explanation.attention_mask.blocks == [2]
     pair = methods(info(vit()), "PAIR")["pooled_decomposition"].pair.pooled_decomposition
-    assert pair.redistribution == methods_pb2.REDISTRIBUTION_ROLLOUT
+    assert pair.redistribution == methods_pb2.REDISTRIBUTION_NONE
     assert pair.bias_mode == methods_pb2.BIAS_MODE_SEPARATE
     cnn = methods(info(resnet()), "PAIR")["pooled_decomposition"].pair.pooled_decomposition
     assert cnn.redistribution == methods_pb2.REDISTRIBUTION_NONE
@@ -215,27 +215,27 @@ def test_a_refused_method_says_why_and_offers_nothing():
 
 
 @pytest.mark.parametrize(
-    ("name", "explanation", "similarity"),
+    ("name", "explanation", "similarity", "pair"),
     [
-        ("vit", "attention_relevance", "attention_relevance"),
-        ("vit-avg", "attention_relevance", "pooled_decomposition"),
-        ("deit-distilled", "attention_relevance", "attention_relevance"),
-        ("dino", "rollout", "attention_relevance"),
-        ("dinov2-registers", "rollout", "attention_relevance"),
-        ("resnet", "grad_cam", "pooled_decomposition"),
-        ("resnet-max", "grad_cam", "pooled_decomposition"),
-        ("convnext", "grad_cam", "pooled_decomposition"),
-        ("swin", "grad_cam", "pooled_decomposition"),
+        ("vit", "full_grad", "attention_relevance", "attention_relevance"),
+        ("vit-avg", "full_grad", "attention_relevance", "pooled_decomposition"),
+        ("deit-distilled", "full_grad", "attention_relevance", "attention_relevance"),
+        ("dino", "rollout", "attention_relevance", "attention_relevance"),
+        ("dinov2-registers", "rollout", "attention_relevance", "attention_relevance"),
+        ("resnet", "grad_cam", "pooled_decomposition", "pooled_decomposition"),
+        ("resnet-max", "grad_cam", "pooled_decomposition", "pooled_decomposition"),
+        ("convnext", "grad_cam", "pooled_decomposition", "pooled_decomposition"),
+        ("swin", "grad_cam", "pooled_decomposition", "pooled_decomposition"),
     ],
 )
-def test_defaults(name, explanation, similarity):
+def test_defaults(name, explanation, similarity, pair):
     described = zoo_info(name)
     assert described.default_explanation_method.WhichOneof("method") == explanation
     assert described.default_similarity_method.WhichOneof("method") == similarity
-    assert described.default_pair_method.WhichOneof("method") == similarity
+    assert described.default_pair_method.WhichOneof("method") == pair
     (listed,) = [m for n, m in methods(described).items() if n == explanation]
     assert described.default_explanation_method == listed.explanation
-    listed = methods(described, "PAIR")[similarity]
+    listed = methods(described, "PAIR")[pair]
     assert described.default_pair_method == listed.pair
 
 

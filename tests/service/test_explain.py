@@ -13,7 +13,7 @@ from pairlens_server.errors import (
 from pairlens_server.images.render import RenderOptions
 from pairlens_server.methods.attention import RawAttention
 from pairlens_server.methods.cam import GradCam
-from pairlens_server.methods.relevance import AttentionRelevance
+from pairlens_server.methods.full_grad import FullGrad
 from pairlens_server.methods.rollout import Rollout
 from pairlens_server.service.commands import ClassTarget, ExplainCommand
 from tests.service.conftest import CLS, CNN, HEADLESS, MEAN, png
@@ -21,7 +21,7 @@ from tests.service.conftest import CLS, CNN, HEADLESS, MEAN, png
 
 async def test_the_default_method_runs_and_is_told(bench):
     vit = await bench.use_cases.explain(ExplainCommand(CLS, png(0)))
-    assert vit.method == AttentionRelevance(0)
+    assert vit.method == FullGrad().resolve(bench.engine.facts(bench.models[CLS]))
     assert vit.heatmap.shape == (4, 6)
     assert vit.heatmap.dtype == np.float32
     assert (vit.geometry.image_height, vit.geometry.image_width) == (40, 56)

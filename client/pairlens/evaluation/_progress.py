@@ -77,7 +77,8 @@ class ProgressLine:
         if self._resumed:
             parts[0] += f" ({self._resumed} from before)"
         seconds = now - self._begun
-        if self.done and seconds > 0:
+        # Not of the first moment: a rate needs some time to be one.
+        if self.done and seconds > 0.1:
             rate = self.done / seconds
             parts.append(f"{rate:.3g} per second")
             if finished < self._total:

@@ -256,7 +256,7 @@ class _Redistribution:
 class _RedistributionEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Redistribution.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     REDISTRIBUTION_UNSPECIFIED: _Redistribution.ValueType  # 0
-    """ROLLOUT where the model has global attention, else NONE"""
+    """NONE under STRICT; else ROLLOUT where the model has global attention."""
     REDISTRIBUTION_NONE: _Redistribution.ValueType  # 1
     REDISTRIBUTION_ROLLOUT: _Redistribution.ValueType  # 2
     """rollout over all blocks, as in Black et al."""
@@ -268,7 +268,7 @@ class Redistribution(_Redistribution, metaclass=_RedistributionEnumTypeWrapper):
     """
 
 REDISTRIBUTION_UNSPECIFIED: Redistribution.ValueType  # 0
-"""ROLLOUT where the model has global attention, else NONE"""
+"""NONE under STRICT; else ROLLOUT where the model has global attention."""
 REDISTRIBUTION_NONE: Redistribution.ValueType  # 1
 REDISTRIBUTION_ROLLOUT: Redistribution.ValueType  # 2
 """rollout over all blocks, as in Black et al."""

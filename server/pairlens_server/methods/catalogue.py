@@ -71,11 +71,23 @@ PAIR_METHODS: tuple[type[PairMethod], ...] = (
 )
 """Methods of PairSimilarity."""
 
-# Until evidence decides: generic attention relevance on a ViT, GradCAM on a CNN. What takes
-# no target comes last, for models without classes. TIBAV is never among them.
-_DEFAULTS_FOR_A_CLASS: tuple[type[ExplanationMethod], ...] = (AttentionRelevance, GradCam)
+# Chosen by docs/faithfulness.md. What takes no target comes last, for models without classes.
+# TIBAV is never among them.
+_DEFAULTS_FOR_A_CLASS_ON_A_VIT: tuple[type[ExplanationMethod], ...] = (
+    FullGrad,
+    AttentionRelevance,
+)
+_DEFAULTS_FOR_A_CLASS: tuple[type[ExplanationMethod], ...] = (GradCam,)
 _DEFAULTS_WITHOUT_CLASSES: tuple[type[ExplanationMethod], ...] = (Rollout, RawAttention)
 _DEFAULTS_FOR_A_SIMILARITY: tuple[type[ExplanationMethod], ...] = (
+    AttentionRelevance,
+    PooledDecomposition,
+    GradCam,
+    Occlusion,
+)
+# Of pairs: a query meets many candidates within a latency budget, and the decomposition is a
+# matrix-vector product for each where attention relevance is two passes with gradients.
+_DEFAULTS_FOR_A_PAIR: tuple[type[ExplanationMethod], ...] = (
     PooledDecomposition,
     AttentionRelevance,
     GradCam,
@@ -93,10 +105,17 @@ def _first(
 def default_explanation_method(facts: ModelFacts) -> ExplanationMethod | None:
     """What Explain runs for a class when a request names no method, resolved; None for none."""
     if facts.classes:
-        return _first(_DEFAULTS_FOR_A_CLASS, facts) or _first(_DEFAULTS_WITHOUT_CLASSES, facts)
+        vit = not facts.refusals.relevance
+        by_family = _DEFAULTS_FOR_A_CLASS_ON_A_VIT if vit else _DEFAULTS_FOR_A_CLASS
+        return _first(by_family, facts) or _first(_DEFAULTS_WITHOUT_CLASSES, facts)
     return _first(_DEFAULTS_WITHOUT_CLASSES, facts)
 
 
 def default_similarity_method(facts: ModelFacts) -> ExplanationMethod | None:
-    """What Explain and PairSimilarity run for a similarity when a request names no method."""
+    """What Explain runs for a similarity when a request names no method."""
     return _first(_DEFAULTS_FOR_A_SIMILARITY, facts)
+
+
+def default_pair_method(facts: ModelFacts) -> ExplanationMethod | None:
+    """What PairSimilarity runs when a request names no method, resolved."""
+    return _first(_DEFAULTS_FOR_A_PAIR, facts)

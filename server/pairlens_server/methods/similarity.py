@@ -125,7 +125,8 @@ class PooledDecomposition(ExplanationMethod):
 
     Attributes:
         profile: See `redistribute`; without rollout the three agree.
-        redistribution: None for ROLLOUT where the model has attention, else NONE.
+        redistribution: None for NONE under STRICT; under the other profiles for ROLLOUT, as the
+            authors do, where the model has attention.
         bias_mode: None for SEPARATE under STRICT, else IN_TOKENS.
         match_matrix: Also compute what each pair of places owns; of pairs alone.
         fusion: Of ROLLOUT: how heads become one matrix.
@@ -151,7 +152,7 @@ class PooledDecomposition(ExplanationMethod):
     @classmethod
     def forward_passes(cls, facts: ModelFacts) -> float:
         """See `Method.forward_passes`."""
-        return 1.0 if facts.refusals.matrix else 1.3
+        return 1.0
 
     @classmethod
     def parameters(cls, facts: ModelFacts) -> tuple[Parameter, ...]:
@@ -169,8 +170,10 @@ class PooledDecomposition(ExplanationMethod):
             Parameter(
                 "redistribution",
                 "enum",
-                Redistribution.ROLLOUT if rolled else Redistribution.NONE,
-                "how parts move back to input patches",
+                None,
+                "how parts move back to input patches; unset: none under strict, else rollout"
+                if rolled
+                else "how parts move back to input patches; unset: none",
                 choices=choices(Redistribution) if rolled else ("none",),
             ),
             Parameter(
@@ -199,11 +202,15 @@ class PooledDecomposition(ExplanationMethod):
                 f"no rollout on this model: {facts.refusals.matrix}; use redistribution none",
                 field="method.pooled_decomposition.redistribution",
             )
-        bias_mode = self.bias_mode
+        strict = self.profile is Profile.STRICT
+        bias_mode, redistribution = resolved.bias_mode, resolved.redistribution
         if bias_mode is None:
-            strict = self.profile is Profile.STRICT
             bias_mode = BiasMode.SEPARATE if strict else BiasMode.IN_TOKENS
-        return replace(resolved, bias_mode=bias_mode)
+        if redistribution is None:
+            # Rollout hides the partner: docs/faithfulness.md has the numbers.
+            unrolled = strict or bool(facts.refusals.matrix)
+            redistribution = Redistribution.NONE if unrolled else Redistribution.ROLLOUT
+        return replace(resolved, bias_mode=bias_mode, redistribution=redistribution)
 
     @property
     def folded(self) -> FoldedParts:

@@ -11,6 +11,7 @@ from pairlens_server.methods.catalogue import (
     EXPLANATION_METHODS,
     PAIR_METHODS,
     default_explanation_method,
+    default_pair_method,
     default_similarity_method,
 )
 from pairlens_server.methods.correspondence import Correspondence
@@ -121,6 +122,7 @@ def model_info(model: LoadedModel, facts: ModelFacts) -> model_service_pb2.Model
     """Describe a model and everything it can and cannot give."""
     explanation = default_explanation_method(facts)
     similarity = default_similarity_method(facts)
+    pair = default_pair_method(facts)
     return model_service_pb2.ModelInfo(
         name=model.name,
         architecture=model.architecture,
@@ -147,7 +149,7 @@ def model_info(model: LoadedModel, facts: ModelFacts) -> model_service_pb2.Model
         if explanation is None
         else explanation_message(explanation),
         default_similarity_method=None if similarity is None else explanation_message(similarity),
-        default_pair_method=None if similarity is None else pair_message(similarity),
+        default_pair_method=None if pair is None else pair_message(pair),
         cam_layer=facts.cam_layer,
         hidden_units=max(facts.hidden_units, default=0),
         random_twin=model.random_twin,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pairlens_server.errors import InvalidParameterError, MethodUnsupportedError, PairlensError
-from pairlens_server.methods.catalogue import PairMethod, default_similarity_method
+from pairlens_server.methods.catalogue import PairMethod, default_pair_method
 from pairlens_server.methods.similarity import PooledDecomposition
 from pairlens_server.recording.facts import ModelFacts
 from pairlens_server.recording.primitives import Embedding
@@ -32,7 +32,7 @@ def resolve_method(method: PairMethod | None, facts: ModelFacts) -> PairMethod:
         InvalidParameterError: A parameter is out of range.
     """
     if method is None:
-        chosen = default_similarity_method(facts)
+        chosen = default_pair_method(facts)
         if chosen is None:
             raise MethodUnsupportedError(
                 "this model can give no method of PairSimilarity", field="method"
