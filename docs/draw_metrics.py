@@ -11,8 +11,8 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from metrics.figures import FIGURES, Scored
-from metrics.page import PAGE, filled
+from metrics_page.figures import FIGURES, Scored
+from metrics_page.page import PAGE, filled
 
 from pairlens import Client
 from pairlens_server.demo.local_server import local_server

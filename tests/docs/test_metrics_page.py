@@ -38,7 +38,7 @@ def _scripts_can_be_imported():
 
 @pytest.fixture(scope="module")
 def page():
-    return importlib.import_module("metrics.page")
+    return importlib.import_module("metrics_page.page")
 
 
 def plain(text: str) -> str:
@@ -146,7 +146,7 @@ def test_the_default_substrates_are_the_same_under_both_profiles(page):
 
 
 def test_figures_exist_and_are_those_that_are_drawn():
-    figures = importlib.import_module("metrics.figures").FIGURES
+    figures = importlib.import_module("metrics_page.figures").FIGURES
     shown = re.findall(r"!\[.+?\]\(metrics/(.+?)\)", TEXT)
     assert sorted(shown) == sorted(figures)
     drawn = [path for path in (DOCS / "metrics").iterdir() if path.suffix in (".png", ".jpg")]
