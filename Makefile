@@ -39,7 +39,7 @@ lint: $(INSTALLED) ## Check style, format and static types.
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(INSTALLED) ## Measure speed against named baselines; QUICK=1 takes a minute.
+bench: $(INSTALLED) ## Measure speed against named baselines; QUICK=1 repeats less.
 	$(BIN)/python -m tests.benchmark $(if $(QUICK),--quick) --out bench-results.json
 
 protos: $(PROTOC_INSTALLED) ## Regenerate the stubs from protos/.

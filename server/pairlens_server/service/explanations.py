@@ -25,6 +25,7 @@ from pairlens_server.service.score_commands import (
     ScoreCommand,
     ScoreOutcome,
 )
+from pairlens_server.service.score_sources import MapSource
 
 
 class ExplanationUseCases:
@@ -41,7 +42,8 @@ class ExplanationUseCases:
         recorder = PictureRecorder(engine, cache, pool, limits.images)
         self._explain = ExplainUseCase(registry, engine, recorder, limits)
         self._pair = PairUseCase(registry, engine, recorder, limits)
-        self._score = ScoreUseCase(registry, engine, recorder, limits)
+        source = MapSource(self._explain, self._pair)
+        self._score = ScoreUseCase(registry, engine, recorder, limits, source)
         self._embed = EmbedUseCase(registry, engine, recorder, limits)
 
     async def explain(self, command: ExplainCommand) -> ExplainOutcome:

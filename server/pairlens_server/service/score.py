@@ -15,9 +15,7 @@ from pairlens_server.fidelity.parameters import Board
 from pairlens_server.fidelity.pointing import LocalisationMetric
 from pairlens_server.models.registry import ModelRegistry
 from pairlens_server.service.commands import SimilarityTarget, Timings
-from pairlens_server.service.explain import ExplainUseCase
 from pairlens_server.service.limits import ServiceLimits
-from pairlens_server.service.pair import PairUseCase
 from pairlens_server.service.recordings import PictureRecorder, not_finite
 from pairlens_server.service.score_checks import check_command, metric_field
 from pairlens_server.service.score_commands import MetricOutcome, ScoreCommand, ScoreOutcome
@@ -43,10 +41,10 @@ class ScoreUseCase(UseCase):
         engine: Engine,
         recorder: PictureRecorder,
         limits: ServiceLimits,
+        source: MapSource,
     ):
         super().__init__(registry, engine, recorder, limits)
-        parts = registry, engine, recorder, limits
-        self._source = MapSource(ExplainUseCase(*parts), PairUseCase(*parts))
+        self._source = source
 
     async def __call__(self, command: ScoreCommand) -> ScoreOutcome:
         """Answer one call.
