@@ -7,20 +7,24 @@ with numpy arrays that draw and save themselves, and every failure is a
 
 from importlib.metadata import version
 
-from pairlens._images import EncodedImage, ImageInput
+from pairlens._images import EncodedImage, ImageInput, SentImage, StoredImage
 from pairlens.attention import attention_figure
+from pairlens.caching import CacheKindStats, CacheStats, ClearedCache, RedisStats, Warmed
 from pairlens.client import Client
 from pairlens.curves import focus_curve, interrelation_curves
 from pairlens.errors import (
     DeadlineExceededError,
     DrainingError,
     ImageFileError,
+    ImageMissingError,
+    ImagesNotKeptError,
     ImageTooLargeError,
     ImageUndecodableError,
     InternalError,
     InvalidParameterError,
     MalformedResponseError,
     MethodUnsupportedError,
+    MissingImage,
     ModelNotFoundError,
     NotFiniteError,
     NotReadyError,
@@ -54,7 +58,7 @@ from pairlens.models import (
     ParameterValue,
     PreprocessingInfo,
 )
-from pairlens.options import OverlayStyle, Rendering
+from pairlens.options import CachePolicy, OverlayStyle, Rendering
 from pairlens.pairs import PairFailure, PairMatch, PairResults, SideMap
 from pairlens.placed import PlacedMap, Rendered
 from pairlens.rendering import Box, ColorMap, ColorScale, GridGeometry, Interpolation
@@ -74,6 +78,10 @@ __version__ = version("pairlens")
 
 __all__ = [
     "Box",
+    "CacheKindStats",
+    "CachePolicy",
+    "CacheStats",
+    "ClearedCache",
     "Client",
     "ColorMap",
     "ColorScale",
@@ -88,8 +96,10 @@ __all__ = [
     "HeadInterrelation",
     "ImageFileError",
     "ImageInput",
+    "ImageMissingError",
     "ImageTooLargeError",
     "ImageUndecodableError",
+    "ImagesNotKeptError",
     "InternalError",
     "Interpolation",
     "InvalidParameterError",
@@ -102,6 +112,7 @@ __all__ = [
     "Metric",
     "MetricInfo",
     "MetricScore",
+    "MissingImage",
     "ModelDetails",
     "ModelInfo",
     "ModelNotFoundError",
@@ -120,19 +131,23 @@ __all__ = [
     "PreprocessingInfo",
     "Provenance",
     "QueueFullError",
+    "RedisStats",
     "Rendered",
     "Rendering",
     "RequestTooLargeError",
     "ResourceExhaustedError",
     "ResponseTooLargeError",
     "SaliencyScores",
+    "SentImage",
     "SideMap",
     "SimilarTo",
+    "StoredImage",
     "Target",
     "Timing",
     "UnavailableError",
     "UnimplementedError",
     "Unit",
+    "Warmed",
     "__version__",
     "attention_figure",
     "contact_sheet",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import fields
+
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
@@ -57,6 +60,17 @@ def timing(message: common_pb2.Timing) -> Timing:
         render_s=_seconds(message.render),
         cached_images=message.cached_images,
         images=message.images,
+        cache_s=_seconds(message.cache),
+    )
+
+
+def total(timings: Sequence[Timing]) -> Timing:
+    """The sums over several calls."""
+    return Timing(
+        **{
+            field.name: sum(getattr(timing, field.name) for timing in timings)
+            for field in fields(Timing)
+        }
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from pairlens._transport import Deadline
 from pairlens.errors import MethodUnsupportedError, ModelNotFoundError
-from pairlens.models import Method, MethodKind, ModelDetails, ModelInfo
+from pairlens.models import Limits, Method, MethodKind, ModelDetails, ModelInfo
 
 
 class Catalogue:
@@ -51,8 +51,15 @@ class Catalogue:
             self._models = None
             self._details = {}
 
-    def details(self, model: str | None, deadline: Deadline) -> ModelDetails:
+    def details(
+        self, model: str | None, deadline: Deadline, *, refresh: bool = False
+    ) -> ModelDetails:
         """A model and the server's limits; None for the first model.
+
+        Args:
+            model: Its name.
+            deadline: For asking the server.
+            refresh: Ask even when the answer is known.
 
         Raises:
             ModelNotFoundError: No such model, or no model at all.
@@ -61,11 +68,25 @@ class Catalogue:
             model = _some(self.models(deadline))[0].name
         with self._lock:
             known = self._details.get(model)
-        if known is None:
+        if known is None or refresh:
             known = self._fetch_details(model, deadline)
             with self._lock:
                 self._details[model] = known
         return known
+
+    def limits(self, model: str, deadline: Deadline) -> Limits:
+        """The server's limits, which are the same for all models.
+
+        Args:
+            model: Any served one, to ask about where nothing is known.
+            deadline: For asking the server.
+
+        Raises:
+            ModelNotFoundError: No such model.
+        """
+        with self._lock:
+            known = next(iter(self._details.values()), None)
+        return (known or self.details(model, deadline)).limits
 
     def scorer(self, deadline: Deadline, *, similarity: bool) -> str:
         """Name of the first model that can score a given map by such a target.

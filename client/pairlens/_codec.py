@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pairlens import _answers
-from pairlens._images import EncodedImage
+from pairlens._images import SentImage
 from pairlens._placed_codec import mask, placed_map
 from pairlens._tensors import to_float32, to_int64
 from pairlens.errors import MalformedResponseError, from_status
@@ -28,7 +28,7 @@ from pairlens.v1 import explanation_service_pb2
 
 def explanation(
     response: explanation_service_pb2.ExplainResponse,
-    image: EncodedImage,
+    image: SentImage,
     render: Rendering | None,
 ) -> Explanation:
     """Read the answer of Explain.
@@ -68,8 +68,8 @@ def explanation(
 
 def pair_results(
     response: explanation_service_pb2.PairSimilarityResponse,
-    query: EncodedImage,
-    candidates: Sequence[EncodedImage],
+    query: SentImage,
+    candidates: Sequence[SentImage],
     render: Rendering | None,
 ) -> PairResults:
     """Read the answer of PairSimilarity; arguments as in `explanation`.
@@ -96,7 +96,7 @@ def pair_results(
 
 
 def _panel(
-    panel: explanation_service_pb2.Panel, image: EncodedImage, render: Rendering | None, what: str
+    panel: explanation_service_pb2.Panel, image: SentImage, render: Rendering | None, what: str
 ) -> Panel:
     placed = placed_map(panel.heatmap, panel.rendered, image, render, what)
     hidden = mask(panel.mask, placed, f"{what}.mask") if panel.HasField("mask") else None
@@ -136,8 +136,8 @@ def _keypoints(
 
 def _pair_result(
     result: explanation_service_pb2.PairResult,
-    query: EncodedImage,
-    candidate: EncodedImage,
+    query: SentImage,
+    candidate: SentImage,
     render: Rendering | None,
     method: Method,
     what: str,
@@ -174,7 +174,7 @@ def _region(method: Method, name: str) -> Box | None:
 
 
 def _side(
-    side: explanation_service_pb2.SideMap, image: EncodedImage, render: Rendering | None, what: str
+    side: explanation_service_pb2.SideMap, image: SentImage, render: Rendering | None, what: str
 ) -> SideMap:
     return SideMap(
         **placed_map(side.heatmap, side.rendered, image, render, what),

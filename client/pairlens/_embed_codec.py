@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
 from types import MappingProxyType
 
 import numpy as np
 
-from pairlens import _answers
-from pairlens._images import EncodedImage
+from pairlens import _answers, _requests
+from pairlens._image_fields import ImageField
+from pairlens._images import SentImage
 from pairlens._tensors import to_float32
 from pairlens.errors import (
     InvalidParameterError,
@@ -18,41 +18,20 @@ from pairlens.errors import (
     from_status,
 )
 from pairlens.metrics import Embeddings
+from pairlens.options import CachePolicy
 from pairlens.rendering import FloatArray
 from pairlens.results import Provenance, Timing
-from pairlens.v1 import common_pb2, explanation_service_pb2
-
-# What a picture's field, and a request, need beside pictures' bytes, generously.
-_PICTURE_BYTES, _REQUEST_BYTES = 32, 512
+from pairlens.v1 import explanation_service_pb2
 
 
-def chunks(
-    images: Iterable[EncodedImage], most: int, max_bytes: int
-) -> Iterator[list[EncodedImage]]:
-    """Group pictures into requests, in their order.
-
-    Args:
-        images: Read one after the other.
-        most: Pictures of a request, at least 1.
-        max_bytes: Of a request; a picture that is larger by itself has one of its own.
-    """
-    chunk: list[EncodedImage] = []
-    left = room = max_bytes - _REQUEST_BYTES
-    for image in images:
-        size = len(image.data) + _PICTURE_BYTES
-        if chunk and (len(chunk) == most or size > left):
-            yield chunk
-            chunk, left = [], room
-        chunk.append(image)
-        left -= size
-    if chunk:
-        yield chunk
-
-
-def request(images: Sequence[EncodedImage], model: str) -> explanation_service_pb2.EmbedRequest:
-    """Build one request."""
+def request(
+    images: Sequence[SentImage], model: str, cache: CachePolicy, field: ImageField
+) -> explanation_service_pb2.EmbedRequest:
+    """Build one request; `cache` and `field` as in `_requests`."""
     return explanation_service_pb2.EmbedRequest(
-        model=model, images=[common_pb2.Image(inline=image.data) for image in images]
+        model=model,
+        images=[field(image) for image in images],
+        cache=_requests.cache_policy(cache),
     )
 
 
@@ -120,14 +99,5 @@ class Collected:
             vectors=vectors,
             failures=MappingProxyType(self._failures),
             provenance=self._provenance,
-            timing=_sum(self._timings),
+            timing=_answers.total(self._timings),
         )
-
-
-def _sum(timings: Sequence[Timing]) -> Timing:
-    return Timing(
-        **{
-            field.name: sum(getattr(timing, field.name) for timing in timings)
-            for field in fields(Timing)
-        }
-    )

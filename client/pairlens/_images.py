@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import NoReturn, TypeAlias, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -16,19 +19,51 @@ from PIL import Image
 from pairlens.errors import ImageFileError, ImageUndecodableError, InvalidParameterError
 from pairlens.pictures import to_rgb
 
-ImageInput: TypeAlias = (
-    str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | npt.NDArray[np.generic]
-)
-"""What stands for a picture: a path, an encoded file's bytes, a PIL image, or an array.
+_SHA256 = re.compile("[0-9a-f]{64}")
 
-Arrays are uint8 in [0, 255] or float in [0, 1], of shape [height, width] (grey),
-[height, width, 3] (RGB) or [height, width, 4] (RGB and alpha).
-"""
 
-_ACCEPTED = (
-    "a path, the bytes of an encoded file, a PIL image, or a numpy array (uint8, or float in "
-    "[0, 1]; [height, width], [height, width, 3] or [height, width, 4])"
-)
+@dataclass(frozen=True)
+class StoredImage:
+    """A picture that the server has, or whose results it has, known by its file's hash.
+
+    It stands for a picture in every call, so that a back end that knows the hashes of its
+    gallery needs none of its files. A call that has to look at one that the server does not
+    have fails with `ImageMissingError`. Nothing is drawn over it here: results have their
+    numbers, and what the server was asked to draw.
+
+    Attributes:
+        sha256: Of the file's bytes, 64 hex digits.
+        size_bytes: Length of the file.
+        name: What to call the picture, or "".
+
+    Raises:
+        InvalidParameterError: No such hash, or no positive length.
+    """
+
+    sha256: str
+    size_bytes: int
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        lowered = self.sha256.lower() if isinstance(self.sha256, str) else ""
+        if not _SHA256.fullmatch(lowered):
+            raise InvalidParameterError(f"sha256 is 64 hex digits, not {self.sha256!r}")
+        if isinstance(self.size_bytes, bool) or not isinstance(self.size_bytes, int):
+            raise InvalidParameterError(f"size_bytes is a number, not {self.size_bytes!r}")
+        if not 0 < self.size_bytes < 2**64:
+            raise InvalidParameterError(f"size_bytes is positive, not {self.size_bytes}")
+        object.__setattr__(self, "sha256", lowered)
+
+    def picture(self) -> NoReturn:
+        """There is nothing to decode.
+
+        Raises:
+            ImageFileError: Always.
+        """
+        raise ImageFileError(
+            f"{self.name or 'the picture'}: its file is not here, only its hash ({self.sha256}); "
+            "ask the server to draw (render=...)"
+        )
 
 
 @dataclass(frozen=True)
@@ -43,6 +78,16 @@ class EncodedImage:
     data: bytes = field(repr=False)
     name: str = ""
 
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file's bytes, 64 hex digits."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def size_bytes(self) -> int:
+        """Length of the file."""
+        return len(self.data)
+
     def picture(self) -> Image.Image:
         """Decode: an upright RGB picture, new on each call.
 
@@ -56,14 +101,43 @@ class EncodedImage:
             raise ImageUndecodableError(f"{self.name or 'the picture'}: {error}") from error
 
 
-_ONE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, EncodedImage)
+SentImage: TypeAlias = EncodedImage | StoredImage
+"""A picture of a call: its file, or what it is known by."""
+
+FileInput: TypeAlias = (
+    str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | npt.NDArray[np.generic]
+)
+"""What a picture's file is made of."""
+
+ImageInput: TypeAlias = FileInput | StoredImage
+"""What stands for a picture: a path, an encoded file's bytes, a PIL image, an array, or a
+`StoredImage`.
+
+Arrays are uint8 in [0, 255] or float in [0, 1], of shape [height, width] (grey),
+[height, width, 3] (RGB) or [height, width, 4] (RGB and alpha).
+"""
+
+_ACCEPTED = (
+    "a path, the bytes of an encoded file, a PIL image, or a numpy array (uint8, or float in "
+    "[0, 1]; [height, width], [height, width, 3] or [height, width, 4])"
+)
+_FILES = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray)
+_ONE = (*_FILES, EncodedImage, StoredImage)
 
 
-def encode(image: ImageInput | EncodedImage, *, field: str = "image") -> EncodedImage:
+@overload
+def encode(image: FileInput | EncodedImage, *, field: str = "image") -> EncodedImage: ...
+
+
+@overload
+def encode(image: ImageInput | EncodedImage, *, field: str = "image") -> SentImage: ...
+
+
+def encode(image: ImageInput | EncodedImage, *, field: str = "image") -> SentImage:
     """Encode a picture; paths and bytes stay as they are, the rest becomes PNG.
 
     Args:
-        image: See `ImageInput`; an `EncodedImage` is returned as it is.
+        image: See `ImageInput`; what is encoded or stored is returned as it is.
         field: Name of the argument, for error messages.
 
     Raises:
@@ -72,7 +146,7 @@ def encode(image: ImageInput | EncodedImage, *, field: str = "image") -> Encoded
         InvalidParameterError: Empty bytes, or an array that is not as in `ImageInput`.
         TypeError: Anything else.
     """
-    if isinstance(image, EncodedImage):
+    if isinstance(image, (EncodedImage, StoredImage)):
         return image
     if isinstance(image, (str, os.PathLike)):
         return _from_path(Path(image), field)
@@ -89,7 +163,7 @@ def encode(image: ImageInput | EncodedImage, *, field: str = "image") -> Encoded
 
 def encode_all(
     images: ImageInput | EncodedImage | Iterable[ImageInput | EncodedImage], *, field: str
-) -> list[EncodedImage]:
+) -> list[SentImage]:
     """Encode one picture or several; an array of four dimensions is several, too.
 
     Raises:
@@ -100,7 +174,7 @@ def encode_all(
 
 def encode_each(
     images: ImageInput | EncodedImage | Iterable[ImageInput | EncodedImage], *, field: str
-) -> Iterator[EncodedImage]:
+) -> Iterator[SentImage]:
     """As `encode_all`, but each picture is read when its turn comes."""
     array_of_many = isinstance(images, np.ndarray) and images.ndim == 4
     if isinstance(images, _ONE) and not array_of_many:

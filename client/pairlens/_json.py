@@ -9,7 +9,7 @@ from enum import Enum
 
 import numpy as np
 
-from pairlens._images import EncodedImage
+from pairlens._images import EncodedImage, StoredImage
 from pairlens.errors import PairlensError
 from pairlens.models import Choice
 from pairlens.placed import MaskedMap, PlacedMap
@@ -27,7 +27,7 @@ def to_json(value: object) -> object:
         return {"name": value.name, "parameters": to_json(value.parameters)}
     if isinstance(value, PlacedMap):
         return map_json(value)
-    if isinstance(value, EncodedImage):
+    if isinstance(value, (EncodedImage, StoredImage)):
         return value.name
     if isinstance(value, PairlensError):
         return {name: getattr(value, name) for name in ("code", "reason", "field", "message")}

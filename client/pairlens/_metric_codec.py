@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pairlens import _answers, _parameters
-from pairlens._images import EncodedImage
+from pairlens._images import SentImage
 from pairlens._placed_codec import placed_map
 from pairlens._tensors import to_float32
 from pairlens.errors import MalformedResponseError
@@ -39,8 +39,8 @@ def metric_info(
 
 def scores(
     response: explanation_service_pb2.ScoreSaliencyResponse,
-    image: EncodedImage,
-    partner: EncodedImage | None,
+    image: SentImage,
+    partner: SentImage | None,
     given: tuple[PlacedMap | None, PlacedMap | None] = (None, None),
 ) -> SaliencyScores:
     """Read the answer of ScoreSaliency.
@@ -86,7 +86,7 @@ def scores(
     )
 
 
-def _map(heatmap: common_pb2.Heatmap, image: EncodedImage | None, what: str) -> PlacedMap:
+def _map(heatmap: common_pb2.Heatmap, image: SentImage | None, what: str) -> PlacedMap:
     if image is None:
         raise MalformedResponseError(f"{what} is of a picture that was not sent")
     return PlacedMap(**placed_map(heatmap, common_pb2.Rendered(), image, None, what))

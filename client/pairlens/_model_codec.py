@@ -48,6 +48,9 @@ def details(response: model_service_pb2.GetModelResponse) -> ModelDetails:
             image_formats=tuple(limits.image_formats),
             max_metrics=limits.max_metrics,
             max_copies=limits.max_copies,
+            max_digests=limits.max_digests,
+            max_queued_cost=limits.max_queued_cost,
+            keeps_images=limits.keeps_images,
         ),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pairlens._images import EncodedImage
+from pairlens._images import SentImage
 from pairlens._tensors import to_bool, to_float32
 from pairlens.errors import MalformedResponseError
 from pairlens.masks import BoolArray
@@ -18,7 +18,7 @@ from pairlens.v1 import common_pb2
 def placed_map(
     heatmap: common_pb2.Heatmap,
     rendered: common_pb2.Rendered,
-    image: EncodedImage,
+    image: SentImage,
     render: Rendering | None,
     what: str,
 ) -> dict[str, Any]:

@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pairlens import _parameters, _values
-from pairlens._images import EncodedImage
+from pairlens._image_fields import ImageField, inline
+from pairlens._images import SentImage
 from pairlens._tensors import from_array
 from pairlens.errors import InvalidParameterError
 from pairlens.models import MethodKind
-from pairlens.options import Rendering
+from pairlens.options import CachePolicy, Rendering
 from pairlens.rendering import ColorMap, ColorScale, Interpolation
 from pairlens.targets import SimilarTo
 from pairlens.v1 import common_pb2, explanation_service_pb2, methods_pb2
 
+_CACHE_POLICIES: Mapping[str, common_pb2.CachePolicy.ValueType] = {
+    "default": common_pb2.CACHE_POLICY_UNSPECIFIED,
+    "bypass": common_pb2.CACHE_POLICY_BYPASS,
+    "refresh": common_pb2.CACHE_POLICY_REFRESH,
+}
 _COLOR_MAPS = {
     ColorMap.VIRIDIS: common_pb2.COLOR_MAP_VIRIDIS,
     ColorMap.INFERNO: common_pb2.COLOR_MAP_INFERNO,
@@ -32,12 +38,14 @@ _INTERPOLATIONS = {
 
 
 def explain_request(
-    image: EncodedImage,
+    image: SentImage,
     model: str,
     method: str | None,
     parameters: Mapping[str, object],
     target: int | str | SimilarTo | None,
     render: Rendering | None,
+    cache: CachePolicy = "default",
+    field: ImageField = inline,
 ) -> explanation_service_pb2.ExplainRequest:
     """Build the request of `Client.explain`.
 
@@ -48,29 +56,33 @@ def explain_request(
         parameters: Of the method.
         target: Class index, label, similarity, or None for the predicted class.
         render: What to draw, resolved.
+        cache: How the server's cache is used.
+        field: How pictures travel.
 
     Raises:
         InvalidParameterError: See `_parameters.fill`; or a bad target.
     """
     request = explanation_service_pb2.ExplainRequest(
-        model=model, image=common_pb2.Image(inline=image.data)
+        model=model, image=field(image), cache=cache_policy(cache)
     )
     if method is not None:
         _parameters.fill(request.method, MethodKind.EXPLANATION, method, parameters)
     if target is not None:
-        request.target.CopyFrom(target_message(target))
+        request.target.CopyFrom(target_message(target, field))
     if render is not None:
         request.rendering.CopyFrom(_rendering(render))
     return request
 
 
 def pair_request(
-    query: EncodedImage,
-    candidates: Sequence[EncodedImage],
+    query: SentImage,
+    candidates: Sequence[SentImage],
     model: str,
     method: str | None,
     parameters: Mapping[str, object],
     render: Rendering | None,
+    cache: CachePolicy = "default",
+    field: ImageField = inline,
 ) -> explanation_service_pb2.PairSimilarityRequest:
     """Build the request of `Client.pair_similarity`; arguments as in `explain_request`.
 
@@ -81,8 +93,9 @@ def pair_request(
         raise InvalidParameterError("give at least one candidate", field="candidates")
     request = explanation_service_pb2.PairSimilarityRequest(
         model=model,
-        query=common_pb2.Image(inline=query.data),
-        candidates=[common_pb2.Image(inline=candidate.data) for candidate in candidates],
+        query=field(query),
+        candidates=[field(candidate) for candidate in candidates],
+        cache=cache_policy(cache),
     )
     if method is not None:
         _parameters.fill(request.method, MethodKind.PAIR, method, parameters)
@@ -91,16 +104,27 @@ def pair_request(
     return request
 
 
-def target_message(target: int | str | SimilarTo) -> methods_pb2.Target:
-    """A target of the caller as the contract's.
+def cache_policy(policy: str) -> common_pb2.CachePolicy.ValueType:
+    """The contract's number of a policy; unspecified for the default.
+
+    Raises:
+        InvalidParameterError: An unknown policy.
+    """
+    if policy not in _CACHE_POLICIES:
+        raise InvalidParameterError(
+            f"cache is one of {', '.join(_CACHE_POLICIES)}; not {policy!r}", field="cache"
+        )
+    return _CACHE_POLICIES[policy]
+
+
+def target_message(target: int | str | SimilarTo, field: ImageField = inline) -> methods_pb2.Target:
+    """A target of the caller as the contract's, its pictures as `field` sends them.
 
     Raises:
         InvalidParameterError: An empty label, or neither index, label nor similarity.
     """
     if isinstance(target, SimilarTo):
-        similarity = methods_pb2.SimilarityTarget(
-            images=[common_pb2.Image(inline=image.data) for image in target.images]
-        )
+        similarity = methods_pb2.SimilarityTarget(images=[field(image) for image in target.images])
         if target.embeddings is not None:
             similarity.embeddings.CopyFrom(from_array(target.embeddings))
         return methods_pb2.Target(similarity=similarity)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pairlens.errors import InvalidParameterError
+from pairlens.errors import ImageFileError, InvalidParameterError
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 ARRAY_SUFFIXES = (".npy", ".npz")
@@ -129,6 +129,14 @@ def check_suffix(path: Path, *, npy: bool) -> str:
             f"cannot write {path.name}: the suffix is one of {', '.join(accepted)}", field="path"
         )
     return suffix
+
+
+def notebook_png(draw: Callable[[], Image.Image]) -> bytes | None:
+    """What notebooks show; None, their sign to show the text, without a picture to draw on."""
+    try:
+        return png(draw())
+    except ImageFileError:  # of a `StoredImage`
+        return None
 
 
 def png(picture: Image.Image) -> bytes:

@@ -10,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pairlens import _requests, _values
-from pairlens._images import EncodedImage
+from pairlens._image_fields import ImageField, inline
+from pairlens._images import SentImage
 from pairlens._parameters import EXPLANATIONS, METRICS, PAIRS, enum_choices
 from pairlens._tensors import from_array
 from pairlens.errors import InvalidParameterError
 from pairlens.metrics import Metric
 from pairlens.models import Method, MethodKind, ParameterValue
+from pairlens.options import CachePolicy
 from pairlens.placed import PlacedMap
 from pairlens.rendering import Box
 from pairlens.targets import SimilarTo
@@ -142,7 +144,7 @@ def region(
 
 
 def score_request(
-    image: EncodedImage,
+    image: SentImage,
     model: str,
     saliency: Saliency,
     target: int | str | SimilarTo | None,
@@ -152,8 +154,10 @@ def score_request(
     enlargement: str | None,
     region: explanation_service_pb2.Region | None,
     return_embeddings: bool,
+    cache: CachePolicy = "default",
+    field: ImageField = inline,
 ) -> explanation_service_pb2.ScoreSaliencyRequest:
-    """Build the request; arguments as in `Client.score_saliency`.
+    """Build the request; arguments as in `Client.score_saliency`, `field` as in `_requests`.
 
     Raises:
         InvalidParameterError: An unknown or missing metric, side or enlargement; see also
@@ -163,19 +167,20 @@ def score_request(
         raise InvalidParameterError("give at least one metric", field="metrics")
     request = explanation_service_pb2.ScoreSaliencyRequest(
         model=model,
-        image=common_pb2.Image(inline=image.data),
+        image=field(image),
         heatmap=saliency.heatmap,
         partner_heatmap=saliency.partner_heatmap,
         sides=[_number(_SIDES, side, "sides") for side in sides],  # type: ignore[misc]
         region=region,
         return_embeddings=return_embeddings,
+        cache=_requests.cache_policy(cache),
     )
     if saliency.method is not None and saliency.kind is MethodKind.PAIR:
         _SCORED_PAIRS.fill(request.pair_method, saliency.method, saliency.parameters or {})
     elif saliency.method is not None:
         EXPLANATIONS.fill(request.method, saliency.method, saliency.parameters or {})
     if target is not None:
-        request.target.CopyFrom(_requests.target_message(target))
+        request.target.CopyFrom(_requests.target_message(target, field))
     for metric in metrics:
         chosen = Metric.parse(metric) if isinstance(metric, str) else metric
         METRICS.fill(request.metrics.add(), chosen.name, chosen.parameters)

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy.typing as npt
 
 from pairlens import _embed_codec, _images, _metric_codec, _score_requests, specs
-from pairlens._connection import Connection
-from pairlens._images import EncodedImage, ImageInput
+from pairlens._image_fields import ImageField
+from pairlens._images import EncodedImage, ImageInput, SentImage
 from pairlens._score_requests import MapInput, Saliency
-from pairlens._transport import Deadline, call
+from pairlens._sending import ManyCalls, Pictures, Sending
+from pairlens._transport import Deadline
+from pairlens._uploads import PictureCall
 from pairlens.errors import RequestTooLargeError
 from pairlens.metrics import Embeddings, Metric, SaliencyScores
 from pairlens.models import Method, ParameterValue
+from pairlens.options import CachePolicy
 from pairlens.rendering import Box
 from pairlens.targets import SimilarTo
+from pairlens.v1.explanation_service_pb2 import EmbedRequest, ScoreSaliencyRequest
 
 DEFAULT_METRICS = ("average_drop", "average_increase", "deletion", "insertion")
 
 
-class ScoringCalls(Connection):
+class ScoringCalls(Sending):
     """`score_saliency` and `embed`."""
 
     def score_saliency(
@@ -41,6 +45,7 @@ class ScoringCalls(Connection):
         boxes: Box | Sequence[Box | tuple[float, float, float, float]] = (),
         mask: npt.ArrayLike | None = None,
         return_embeddings: bool = False,
+        cache: CachePolicy | None = None,
         timeout: float | None = None,
         **parameters: ParameterValue,
     ) -> SaliencyScores:
@@ -76,6 +81,8 @@ class ScoringCalls(Connection):
                 boxes and mask count together.
             return_embeddings: Answer the embedding of every changed picture of a curve; for a
                 similarity alone.
+            cache: How the server's cache is used for the clean pictures; None: as the client
+                says.
             timeout: Seconds; None for the client's. A curve is dozens of forward passes.
             **parameters: Of the method, as in `explain`.
 
@@ -93,28 +100,36 @@ class ScoringCalls(Connection):
         )
         similarity = isinstance(target, SimilarTo)
         model, saliency = self._chosen(model, saliency, deadline, similarity=similarity)
-        request = _score_requests.score_request(
-            encoded,
-            model,
-            saliency,
-            target,
-            metrics=_listed(metrics),
-            sides=[sides] if isinstance(sides, str) else sides,
-            enlargement=enlargement,
-            region=_score_requests.region(boxes, mask),
-            return_embeddings=return_embeddings,
-        )
-        with self._forgetting_stale_models():
-            response = call(self._explanations.ScoreSaliency, request, deadline, target=self.target)
+        region = _score_requests.region(boxes, mask)
+
+        def build(field: ImageField) -> ScoreSaliencyRequest:
+            return _score_requests.score_request(
+                encoded,
+                model,
+                saliency,
+                target,
+                metrics=_listed(metrics),
+                sides=[sides] if isinstance(sides, str) else sides,
+                enlargement=enlargement,
+                region=region,
+                return_embeddings=return_embeddings,
+                cache=self._policy(cache),
+                field=field,
+            )
+
         images = target.images if isinstance(target, SimilarTo) else ()
         partner = images[0] if len(images) == 1 else None
+        call = PictureCall(self._explanations.ScoreSaliency, build, (encoded, *images), model)
+        with self._forgetting_stale_models():
+            response = self._uploads.send(call, deadline)
         return _metric_codec.scores(response, encoded, partner, saliency.placed)
 
     def embed(
         self,
-        images: ImageInput | EncodedImage | Iterable[ImageInput | EncodedImage],
+        images: Pictures,
         *,
         model: str | None = None,
+        cache: CachePolicy | None = None,
         timeout: float | None = None,
     ) -> Embeddings:
         """The embeddings whose cosine `pair_similarity` explains, of any number of pictures.
@@ -125,6 +140,7 @@ class ScoringCalls(Connection):
         Args:
             images: One picture or several; see `ImageInput`.
             model: Name of a served model. None: the first.
+            cache: How the server's cache is used; None: as the client says.
             timeout: Seconds of each request; None for the client's.
 
         Returns:
@@ -137,28 +153,17 @@ class ScoringCalls(Connection):
             PairlensError: A request failed; see `pairlens.errors`.
         """
         known = self._catalogue.details(model, self._deadline(timeout))
-        limits, collected = known.limits, _embed_codec.Collected(known.model.embedding_size)
-        chunks = _embed_codec.chunks(
-            _images.encode_each(images, field="images"),
-            limits.max_candidates,
-            min(limits.max_request_bytes, self._max_message_bytes),
-        )
-        for chunk in chunks:
-            request = _embed_codec.request(chunk, known.model.name)
-            try:
-                with self._forgetting_stale_models():
-                    response = call(
-                        self._explanations.Embed,
-                        request,
-                        self._deadline(timeout),
-                        target=self.target,
-                    )
-            except RequestTooLargeError as error:
-                if len(chunk) > 1:
-                    raise
-                collected.fail(error)
+        collected = _embed_codec.Collected(known.model.embedding_size)
+
+        def build(chunk: Sequence[SentImage], field: ImageField) -> EmbedRequest:
+            return _embed_codec.request(chunk, known.model.name, self._policy(cache), field)
+
+        calls = ManyCalls(self._explanations.Embed, build, known, timeout)
+        for count, answer in self._send_each(calls, images):
+            if isinstance(answer, RequestTooLargeError):
+                collected.fail(answer)
             else:
-                collected.add(response, len(chunk))
+                collected.add(answer, count)
         return collected.embeddings()
 
     def _chosen(

@@ -6,7 +6,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import grpc
@@ -27,8 +27,8 @@ _SERVICE_CONFIG = {
     "methodConfig": [
         {
             "name": [
-                {"service": "pairlens.v1.ExplanationService"},
-                {"service": "pairlens.v1.ModelService"},
+                {"service": f"pairlens.v1.{name}"}
+                for name in ("ExplanationService", "ModelService", "ImageService", "AdminService")
             ],
             # RESOURCE_EXHAUSTED is absent on purpose: gRPC answers it to requests over
             # the size limit as well, which would be sent again in vain. See `call`.
@@ -98,6 +98,7 @@ def call(
     deadline: Deadline,
     *,
     target: str,
+    metadata: Sequence[tuple[str, str]] = (),
     wait_for_ready: bool = False,
     sleep: Callable[[float], None] = time.sleep,
     jitter: Callable[[], float] = random.random,
@@ -111,6 +112,7 @@ def call(
         request: What to send.
         deadline: Of the call with all its repetitions.
         target: The server, for messages.
+        metadata: Sent along.
         wait_for_ready: Wait for a connection until the deadline instead of failing.
         sleep: Waits for seconds.
         jitter: Draws from [0, 1), so that many refused clients do not return at once.
@@ -122,7 +124,12 @@ def call(
     attempt = 1
     while True:
         try:
-            return rpc(request, timeout=deadline.remaining(), wait_for_ready=wait_for_ready)
+            return rpc(
+                request,
+                timeout=deadline.remaining(),
+                metadata=tuple(metadata),
+                wait_for_ready=wait_for_ready,
+            )
         except grpc.RpcError as rpc_error:
             error = from_rpc(rpc_error, target=target, timeout=deadline.timeout)
             if not isinstance(error, QueueFullError) or attempt == MAX_QUEUE_ATTEMPTS:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import pairlens
 from pairlens import (
     cli_attention,
+    cli_cache,
     cli_evaluate,
     cli_explain,
     cli_methods,
@@ -22,6 +23,7 @@ from pairlens import (
     cli_models,
     cli_pair,
     cli_score,
+    cli_warm,
 )
 from pairlens.cli_arguments import OneLineParser, UsageError
 from pairlens.cli_output import printable
@@ -40,6 +42,8 @@ examples:
   pairlens pair query.jpg a.jpg b.jpg --out pairs.png
   pairlens score cat.jpg --method rollout --out curves.png
   pairlens evaluate photos --model deit_tiny --methods rollout,grad_cam --out run
+  pairlens warm gallery --model deit_tiny
+  pairlens cache stats
 
 exit codes:
   0  all done
@@ -101,6 +105,8 @@ def build_parser() -> argparse.ArgumentParser:
         cli_pair,
         cli_score,
         cli_evaluate,
+        cli_warm,
+        cli_cache,
     ):
         module.add_command(commands)
     return parser

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -64,6 +64,23 @@ def add_command(commands: Commands, name: str, summary: str, epilog: str) -> One
     return parser
 
 
+def add_cache(
+    parser: argparse.ArgumentParser, choices: Sequence[str] = ("default", "bypass", "refresh")
+) -> None:
+    """Add --cache."""
+    meanings = {
+        "default": "take what is there, compute and keep the rest",
+        "bypass": "compute everything, keep nothing",
+        "refresh": "compute and keep everything",
+    }
+    parser.add_argument(
+        "--cache",
+        choices=choices,
+        help="how the server's cache is used: "
+        + "; ".join(f"{meanings[choice]} ({choice})" for choice in choices),
+    )
+
+
 def open_client(arguments: argparse.Namespace, *, timeout: float = DEFAULT_TIMEOUT_S) -> Client:
     """The client that the arguments ask for.
 
@@ -72,7 +89,11 @@ def open_client(arguments: argparse.Namespace, *, timeout: float = DEFAULT_TIMEO
         timeout: Seconds of each call where --timeout is not given.
     """
     given = arguments.timeout
-    return Client(arguments.server, timeout=timeout if given is None else given)
+    return Client(
+        arguments.server,
+        timeout=timeout if given is None else given,
+        cache=getattr(arguments, "cache", None) or "default",
+    )
 
 
 def add_style(parser: argparse.ArgumentParser, kind: MethodKind) -> None:

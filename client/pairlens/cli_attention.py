@@ -45,6 +45,7 @@ def add_command(commands: Commands) -> None:
     )
     cli_parameters.add_parameters(parser, MethodKind.EXPLANATION, _METHOD)
     cli_arguments.add_style(parser, MethodKind.EXPLANATION)
+    cli_arguments.add_cache(parser)
     parser.set_defaults(run=run)
 
 

@@ -73,6 +73,7 @@ def add_command(commands: Commands) -> None:
     _add_pairs(parser)
     _add_choice(parser)
     _add_running(parser)
+    cli_arguments.add_cache(parser)
     parser.set_defaults(run=run)
 
 

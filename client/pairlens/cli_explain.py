@@ -74,6 +74,7 @@ def add_command(commands: Commands) -> None:
         also=(cli_sheet.ALL,),
     )
     cli_arguments.add_style(parser, MethodKind.EXPLANATION)
+    cli_arguments.add_cache(parser)
     parser.set_defaults(run=run)
 
 

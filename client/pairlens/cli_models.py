@@ -104,6 +104,8 @@ def _print_details(details: ModelDetails) -> None:
             ("embeddings to compare with", f"{limits.max_target_embeddings:,}"),
             ("metrics of one score", f"{limits.max_metrics:,}"),
             ("changed pictures of one score", f"{limits.max_copies:,}"),
+            ("work that may wait", f"{limits.max_queued_cost:,} forward passes"),
+            ("keeps pictures", "yes" if limits.keeps_images else "no"),
             ("formats", ", ".join(limits.image_formats)),
         ],
     )

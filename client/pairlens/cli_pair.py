@@ -55,6 +55,7 @@ def add_command(commands: Commands) -> None:
     # Said by --match-matrix FILE.
     cli_parameters.add_method(parser, MethodKind.PAIR, but=("match_matrix",))
     cli_arguments.add_style(parser, MethodKind.PAIR)
+    cli_arguments.add_cache(parser)
     parser.set_defaults(run=run)
 
 

@@ -56,6 +56,7 @@ def add_command(commands: Commands) -> None:
     parser.add_argument("--model", metavar="NAME", help="served model (default: the first able)")
     _add_map(parser)
     _add_scoring(parser)
+    cli_arguments.add_cache(parser)
     parser.set_defaults(run=run)
 
 

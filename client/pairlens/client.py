@@ -5,23 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pairlens import _codec, _images, _requests
+from pairlens._caching import CachingCalls
+from pairlens._image_fields import ImageField
 from pairlens._images import EncodedImage, ImageInput
 from pairlens._scoring import ScoringCalls
-from pairlens._transport import call
+from pairlens._uploads import PictureCall
 from pairlens.models import MethodKind, ParameterValue
-from pairlens.options import Rendering
+from pairlens.options import CachePolicy, Rendering
 from pairlens.pairs import PairResults, default_scale
 from pairlens.rendering import ColorScale
 from pairlens.results import Explanation
 from pairlens.targets import SimilarTo
+from pairlens.v1.explanation_service_pb2 import ExplainRequest, PairSimilarityRequest
 
 
-class Client(ScoringCalls):
+class Client(ScoringCalls, CachingCalls):
     """A connection to one pairlens server, or to several behind one name.
 
     Safe to share between threads. Use it as a context manager, or `close()` it.
     Calls that found no server, and calls that the server's full queue refused, are
-    made again within their timeout.
+    made again within their timeout. A picture is sent once: large ones, and those that are
+    sent again, travel as the hash of their file where the server keeps pictures, and are
+    brought again when it has lost them.
 
     Example:
         >>> with Client("localhost:50051") as client:
@@ -38,6 +43,7 @@ class Client(ScoringCalls):
         method: str | None = None,
         target: int | str | SimilarTo | None = None,
         render: Rendering | None = None,
+        cache: CachePolicy | None = None,
         timeout: float | None = None,
         **parameters: ParameterValue,
     ) -> Explanation:
@@ -52,6 +58,7 @@ class Client(ScoringCalls):
                 spells it; or `SimilarTo(...)`, the similarity to other pictures. None:
                 the predicted class. Only for methods that take one.
             render: What the server is to draw besides. Results draw themselves without it.
+            cache: How the server's cache is used; None: as the client says.
             timeout: Seconds; None for the client's.
             **parameters: Of the method, for example `block=3, head=0`, `each="head"` or
                 `profile="reference"`; see `MethodInfo.parameters`.
@@ -72,9 +79,17 @@ class Client(ScoringCalls):
             deadline,
             similarity=isinstance(target, SimilarTo),
         )
-        request = _requests.explain_request(encoded, model, method, parameters, target, render)
+        policy = self._policy(cache)
+
+        def build(field: ImageField) -> ExplainRequest:
+            return _requests.explain_request(
+                encoded, model, method, parameters, target, render, policy, field
+            )
+
+        images = (encoded, *(target.images if isinstance(target, SimilarTo) else ()))
+        call = PictureCall(self._explanations.Explain, build, images, model)
         with self._forgetting_stale_models():
-            response = call(self._explanations.Explain, request, deadline, target=self.target)
+            response = self._uploads.send(call, deadline)
         return _codec.explanation(response, encoded, render)
 
     def class_similarity(
@@ -84,6 +99,7 @@ class Client(ScoringCalls):
         *,
         model: str | None = None,
         render: Rendering | None = None,
+        cache: CachePolicy | None = None,
         timeout: float | None = None,
         **parameters: ParameterValue,
     ) -> Explanation:
@@ -98,6 +114,7 @@ class Client(ScoringCalls):
             gallery: Pictures, for example all of one class; at most `Limits.max_candidates`.
             model: Name of a served model. None: the first that gives the method.
             render: What the server is to draw besides.
+            cache: How the server's cache is used; None: as the client says.
             timeout: Seconds; None for the client's.
             **parameters: Of the method, as in `pair_similarity`.
 
@@ -113,6 +130,7 @@ class Client(ScoringCalls):
             method="pooled_decomposition",
             target=SimilarTo(gallery),
             render=render,
+            cache=cache,
             timeout=timeout,
             **parameters,
         )
@@ -125,6 +143,7 @@ class Client(ScoringCalls):
         model: str | None = None,
         method: str | None = None,
         render: Rendering | None = None,
+        cache: CachePolicy | None = None,
         timeout: float | None = None,
         **parameters: ParameterValue,
     ) -> PairResults:
@@ -137,6 +156,7 @@ class Client(ScoringCalls):
             method: "pooled_decomposition", "correspondence", "affinity" and more; see
                 `ModelInfo.methods`. None: the model's default.
             render: What the server is to draw besides. Results draw themselves without it.
+            cache: How the server's cache is used; None: as the client says.
             timeout: Seconds; None for the client's.
             **parameters: Of the method, for example `redistribution="rollout"`,
                 `profile="strict"`, `bias_mode="separate"`, `match_matrix=True` or
@@ -157,9 +177,15 @@ class Client(ScoringCalls):
         others = _images.encode_all(candidates, field="candidates")
         render = render and render.resolved(default_scale(parameters))
         model, method = self._catalogue.choose(model, method, MethodKind.PAIR, parameters, deadline)
-        request = _requests.pair_request(encoded, others, model, method, parameters, render)
-        with self._forgetting_stale_models():
-            response = call(
-                self._explanations.PairSimilarity, request, deadline, target=self.target
+        policy = self._policy(cache)
+
+        def build(field: ImageField) -> PairSimilarityRequest:
+            return _requests.pair_request(
+                encoded, others, model, method, parameters, render, policy, field
             )
+
+        images = (encoded, *others)
+        call = PictureCall(self._explanations.PairSimilarity, build, images, model)
+        with self._forgetting_stale_models():
+            response = self._uploads.send(call, deadline)
         return _codec.pair_results(response, encoded, others, render)

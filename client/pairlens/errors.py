@@ -8,6 +8,7 @@ person as they stand.
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import cast
 
 import grpc
@@ -60,7 +61,7 @@ class InvalidParameterError(PairlensError):
 
 
 class ImageFileError(PairlensError):
-    """A picture's file cannot be read; the cause is the `OSError`."""
+    """A picture's file cannot be read (the cause is the `OSError`), or is not here."""
 
     default_code = "INVALID_ARGUMENT"
 
@@ -91,6 +92,38 @@ class MethodUnsupportedError(PairlensError):
 
 class NotFiniteError(PairlensError):
     """The model's numbers for the picture overflow its dtype."""
+
+    default_code = "FAILED_PRECONDITION"
+
+
+@dataclass(frozen=True)
+class MissingImage:
+    """A picture that the server does not have.
+
+    Attributes:
+        field: Path of the request field that named it ("candidates[3]").
+        sha256: Of its file, 64 hex digits.
+        size_bytes: Length of the file.
+    """
+
+    field: str
+    sha256: str
+    size_bytes: int
+
+
+class ImageMissingError(PairlensError):
+    """The server has to look at pictures that it does not have, and only knows their hashes.
+
+    Attributes:
+        missing: Some of them, 16 at most.
+    """
+
+    default_code = "FAILED_PRECONDITION"
+    missing: tuple[MissingImage, ...] = ()
+
+
+class ImagesNotKeptError(PairlensError):
+    """The server keeps no pictures: each has to be sent with the call that is about it."""
 
     default_code = "FAILED_PRECONDITION"
 
@@ -162,6 +195,8 @@ _REASONS: dict[str, type[PairlensError]] = {
     "MODEL_NOT_FOUND": ModelNotFoundError,
     "METHOD_UNSUPPORTED": MethodUnsupportedError,
     "NOT_FINITE": NotFiniteError,
+    "IMAGE_MISSING": ImageMissingError,
+    "IMAGES_NOT_KEPT": ImagesNotKeptError,
     "QUEUE_FULL": QueueFullError,
     "OUT_OF_MEMORY": OutOfMemoryError,
     "DEADLINE_UNREACHABLE": DeadlineExceededError,
@@ -185,9 +220,10 @@ def from_status(status: status_pb2.Status) -> PairlensError:
     """Build the typed error of a `google.rpc.Status` with its details."""
     reason, field = "", ""
     retry_after: float | None = None
+    missing: tuple[MissingImage, ...] = ()
     for detail in status.details:
         info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-        retry = error_details_pb2.RetryInfo()
+        retry, unmet = error_details_pb2.RetryInfo(), error_details_pb2.PreconditionFailure()
         with suppress(DecodeError):  # a broken detail says nothing, the others still do
             if detail.Unpack(info) and info.domain == _DOMAIN:
                 reason = info.reason
@@ -195,10 +231,15 @@ def from_status(status: status_pb2.Status) -> PairlensError:
                 field = bad_request.field_violations[0].field
             elif detail.Unpack(retry):
                 retry_after = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+            elif detail.Unpack(unmet):
+                missing = _missing(unmet)
     code = _code_name(status.code)
     error = _REASONS.get(reason) or _CODES.get(code, PairlensError)
     message = status.message or f"the server answered {code} without a message"
-    return error(message, code=code, reason=reason, field=field, retry_after=retry_after)
+    made = error(message, code=code, reason=reason, field=field, retry_after=retry_after)
+    if isinstance(made, ImageMissingError):
+        made.missing = missing
+    return made
 
 
 def from_rpc(error: grpc.RpcError, *, target: str, timeout: float) -> PairlensError:
@@ -219,6 +260,17 @@ def from_rpc(error: grpc.RpcError, *, target: str, timeout: float) -> PairlensEr
     code, details = call.code().name, call.details() or ""
     kind, message = _plain(code, details, target, timeout)
     return kind(message, code=code)
+
+
+def _missing(failure: error_details_pb2.PreconditionFailure) -> tuple[MissingImage, ...]:
+    """Pictures among the violations, whose subjects are "images/SHA256/SIZE"."""
+    found: list[MissingImage] = []
+    for violation in failure.violations:
+        kind, _, rest = violation.subject.partition("/")
+        sha256, _, size = rest.partition("/")
+        if violation.type == "MISSING" and kind == "images" and size.isdecimal():
+            found.append(MissingImage(violation.description, sha256, int(size)))
+    return tuple(found)
 
 
 def _plain(code: str, details: str, target: str, timeout: float) -> tuple[type[PairlensError], str]:

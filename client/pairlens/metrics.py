@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from pairlens import _score_files, specs
-from pairlens._images import EncodedImage
+from pairlens._images import SentImage
 from pairlens._parameters import METRICS
 from pairlens.errors import PairlensError
 from pairlens.models import Choice, Method, ParameterInfo, ParameterValue
@@ -170,7 +170,7 @@ class SaliencyScores:
     scores: tuple[MetricScore, ...]
     target: Target | None
     method: Method | None
-    image: EncodedImage
+    image: SentImage
     heatmap: PlacedMap | None
     partner: PlacedMap | None
     enlargement: str

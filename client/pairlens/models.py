@@ -252,6 +252,10 @@ class Limits:
         image_formats: Accepted file formats ("JPEG", "PNG", ...).
         max_metrics: Of one call of `score_saliency`.
         max_copies: Changed pictures that one such call may take, the clean one included.
+        max_digests: Pictures that one call may ask the whereabouts of.
+        max_queued_cost: Work that may wait for the device, in plain forward passes of one
+            picture.
+        keeps_images: Whether pictures can be uploaded, to be sent by their hashes later.
     """
 
     max_request_bytes: int
@@ -264,6 +268,9 @@ class Limits:
     image_formats: tuple[str, ...]
     max_metrics: int = 0
     max_copies: int = 0
+    max_digests: int = 0
+    max_queued_cost: int = 0
+    keeps_images: bool = False
 
 
 @dataclass(frozen=True)

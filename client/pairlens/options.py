@@ -5,12 +5,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TypedDict, TypeVar
+from typing import Literal, TypeAlias, TypedDict, TypeVar
 
 from pairlens.errors import InvalidParameterError
 from pairlens.rendering import ColorMap, ColorScale, Interpolation
 
 _Choice = TypeVar("_Choice", bound=Enum)
+
+CachePolicy: TypeAlias = Literal["default", "bypass", "refresh"]
+"""How a call uses the server's cache; answers are the same under all of them.
+
+"default" takes what is there, computes the rest and keeps it; "bypass" computes everything and
+keeps nothing; "refresh" computes everything and writes it over what is kept.
+"""
 
 
 class OverlayStyle(TypedDict, total=False):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pairlens import _layout, _saving, masks, rendering
-from pairlens._images import EncodedImage
+from pairlens._images import SentImage
 from pairlens.errors import InvalidParameterError, PairlensError
 from pairlens.models import Method
 from pairlens.options import OverlayStyle, Rendering
@@ -149,8 +149,8 @@ class PairMatch:
             arrays["match_matrix"] = self.match_matrix
         return arrays
 
-    def _repr_png_(self) -> bytes:
-        return _saving.png(self.overlay(max_side=NOTEBOOK_SIDE))
+    def _repr_png_(self) -> bytes | None:
+        return _saving.notebook_png(lambda: self.overlay(max_side=NOTEBOOK_SIDE))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -162,7 +162,7 @@ class PairFailure:
         error: Why.
     """
 
-    image: EncodedImage
+    image: SentImage
     error: PairlensError
 
 
@@ -251,4 +251,4 @@ class PairResults(Sequence["PairMatch | PairFailure"]):
 
     def _repr_png_(self) -> bytes | None:
         # None makes a notebook fall back on the text.
-        return _saving.png(self.overlay()) if self.matches else None
+        return _saving.notebook_png(self.overlay) if self.matches else None

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pairlens import _saving, rendering
-from pairlens._images import EncodedImage
+from pairlens._images import SentImage
 from pairlens.errors import InvalidParameterError, MalformedResponseError
 from pairlens.masks import BoolArray, mask_overlay
 from pairlens.options import OverlayStyle, Rendering
@@ -60,7 +60,7 @@ class PlacedMap:
     max: float
     constant: bool
     geometry: GridGeometry
-    image: EncodedImage
+    image: SentImage
     rendered: Rendered | None = field(repr=False)
 
     def upsampled(
@@ -188,8 +188,8 @@ class PlacedMap:
             "image_size": np.array([self.geometry.image_height, self.geometry.image_width]),
         }
 
-    def _repr_png_(self) -> bytes:
-        return _saving.png(self.overlay(max_side=NOTEBOOK_SIDE))
+    def _repr_png_(self) -> bytes | None:
+        return _saving.notebook_png(lambda: self.overlay(max_side=NOTEBOOK_SIDE))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

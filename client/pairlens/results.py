@@ -90,6 +90,7 @@ class Timing:
         render_s: Drawing and encoding.
         cached_images: Pictures whose activations were all cached.
         images: All pictures of the call.
+        cache_s: Waiting for the cache that several servers share.
     """
 
     total_s: float
@@ -100,6 +101,7 @@ class Timing:
     render_s: float
     cached_images: int
     images: int
+    cache_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pairlens import _images
-from pairlens._images import EncodedImage, ImageInput
+from pairlens._images import EncodedImage, ImageInput, SentImage
 from pairlens.errors import InvalidParameterError
 from pairlens.rendering import FloatArray
 
@@ -32,7 +32,7 @@ class SimilarTo:
         >>> client.explain("cat.jpg", target=SimilarTo(embeddings=index.vectors(ids)))
     """
 
-    images: tuple[EncodedImage, ...]
+    images: tuple[SentImage, ...]
     embeddings: FloatArray | None = field(repr=False)
 
     def __init__(

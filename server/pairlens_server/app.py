@@ -12,8 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from pairlens_server.cache.memory import ActivationCache
-from pairlens_server.config import ServerSettings, dump, parse_command_line
+from pairlens_server.allocator import give_back_freed_memory, keep_freed_memory
+from pairlens_server.cache.memory import MemoryTier
+from pairlens_server.cache.redis_tier import RedisTier
+from pairlens_server.cache.tiers import Cache
+from pairlens_server.command_line import dump, parse_command_line
+from pairlens_server.config import ServerSettings
 from pairlens_server.engine.engine import Engine
 from pairlens_server.errors import ConfigurationError, PairlensError
 from pairlens_server.logs import set_up_logging
@@ -21,8 +25,10 @@ from pairlens_server.models.config import ModelConfig, load_model_configs
 from pairlens_server.models.loaded import LoadedModel
 from pairlens_server.models.random_twins import load_models
 from pairlens_server.models.registry import ModelRegistry
+from pairlens_server.rpc.admin_servicer import AdminServicer
+from pairlens_server.rpc.image_servicer import ImageServicer
 from pairlens_server.rpc.model_info import limits_message
-from pairlens_server.rpc.server import RpcServer
+from pairlens_server.rpc.server import RpcServer, Servicers
 from pairlens_server.rpc.servicers import ExplanationServicer, ModelServicer
 from pairlens_server.service.explanations import ExplanationUseCases
 
@@ -30,6 +36,7 @@ _log = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _ENGINE_CHECK_S = 1.0
+_REST_S = 10.0  # without a call, after which freed memory goes back to the system
 _EXIT_ENGINE_DIED = 1
 _EXIT_CONFIGURATION = 2
 
@@ -48,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.write(dump(settings))
             return 0
         set_up_logging(settings.log_level, as_json=settings.log_format == "json")
+        if settings.keep_memory:
+            keep_freed_memory()
         return asyncio.run(_serve(settings))
     except ConfigurationError as error:
         sys.stderr.write(f"pairlens-server: {error}\n")
@@ -64,10 +73,12 @@ async def _serve(settings: ServerSettings) -> int:
     # Before the models load, so that a taken port is told at once.
     address = server.bind(settings.listen)
     engine = Engine(settings.engine)
+    cache = _cache(settings)
     pool = ThreadPoolExecutor(settings.image_threads, thread_name_prefix="images")
     try:
         registry = ModelRegistry(await engine.start(_loader(configs, settings.torch_threads)))
-        await server.start(*_servicers(settings, registry, engine, pool))
+        await cache.start()
+        await server.start(_servicers(settings, registry, engine, cache, pool))
         sys.stdout.write(f"listening on {address}\n")
         sys.stdout.flush()
         await _warm_up(engine)
@@ -77,13 +88,19 @@ async def _serve(settings: ServerSettings) -> int:
         await server.open()
         names = ", ".join(registry.names())
         _log.info("pairlens-server ready on %s (models: %s)", address, names)
+        resting = (
+            asyncio.create_task(_give_back_when_idle(server)) if settings.keep_memory else None
+        )
         code = await _until_stopped(stop, engine)
+        if resting is not None:
+            resting.cancel()
         _log.info("stopping")
         # Calls that wait for a dead engine never end.
         await server.drain(0 if code else settings.drain_s)
         return code
     finally:
         await engine.stop()
+        await cache.stop()
         pool.shutdown()
 
 
@@ -107,14 +124,50 @@ async def _warm_up(engine: Engine) -> None:
         raise ConfigurationError(f"a model cannot run: {error.message}") from error
 
 
+def _cache(settings: ServerSettings) -> Cache:
+    redis = settings.redis_settings()
+    return Cache(
+        MemoryTier(settings.cache_bytes),
+        MemoryTier(settings.image_cache_bytes),
+        None if redis is None else RedisTier(redis),
+        settings.cache_precision,
+    )
+
+
 def _servicers(
-    settings: ServerSettings, registry: ModelRegistry, engine: Engine, pool: ThreadPoolExecutor
-) -> tuple[ExplanationServicer, ModelServicer]:
+    settings: ServerSettings,
+    registry: ModelRegistry,
+    engine: Engine,
+    cache: Cache,
+    pool: ThreadPoolExecutor,
+) -> Servicers:
     limits = settings.limits
-    cache = ActivationCache(settings.cache_bytes)
     use_cases = ExplanationUseCases(registry, engine, cache, pool, limits)
-    published = limits_message(limits, settings.max_request_bytes)
-    return ExplanationServicer(use_cases), ModelServicer(registry, engine.facts, published)
+    published = limits_message(
+        limits,
+        settings.max_request_bytes,
+        max_queued_cost=settings.max_queued,
+        keeps_images=cache.keeps_images,
+    )
+    return Servicers(
+        explanations=ExplanationServicer(use_cases),
+        models=ModelServicer(registry, engine.facts, published),
+        images=ImageServicer(use_cases),
+        admin=AdminServicer(use_cases),
+    )
+
+
+async def _give_back_when_idle(server: RpcServer) -> None:
+    """Return freed memory to the system once in every rest between calls."""
+    idle_s, given_back = 0.0, False
+    while True:
+        await asyncio.sleep(_ENGINE_CHECK_S)
+        idle_s = 0.0 if server.calls_under_way else idle_s + _ENGINE_CHECK_S
+        if idle_s < _REST_S:
+            given_back = False
+        elif not given_back:
+            await asyncio.to_thread(give_back_freed_memory)
+            given_back = True
 
 
 async def _until_stopped(stop: asyncio.Event, engine: Engine) -> int:

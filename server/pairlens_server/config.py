@@ -1,31 +1,23 @@
-"""The server's settings: one tree, from flags, environment, file and defaults.
-
-A flag goes before the environment, that before the file, and that before the default.
-"""
+"""The server's settings: one tree."""
 
 from __future__ import annotations
 
-import argparse
-import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Literal
 
-import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from pairlens_server import __version__
+from pairlens_server.cache.packing import Precision
+from pairlens_server.cache.redis_settings import RedisSettings
 from pairlens_server.demo.pairs import MODELS_FILE
 from pairlens_server.engine.engine import EngineSettings
 from pairlens_server.errors import ConfigurationError
 from pairlens_server.images.admission import ImageLimits
 from pairlens_server.service.limits import ServiceLimits
 
-_ENV_PREFIX = "PAIRLENS_"
-_FILE_ENV = "PAIRLENS_CONFIG"
+ENV_PREFIX = "PAIRLENS_"
 _MESSAGE_OVERHEAD = 64 * 1024  # of a request beside its picture, in bytes; generous
 
 
@@ -35,7 +27,7 @@ class ServerSettings(BaseSettings):
     """Everything that can be set, each field as a flag, a variable and a key of the file."""
 
     model_config = SettingsConfigDict(
-        env_prefix=_ENV_PREFIX,
+        env_prefix=ENV_PREFIX,
         env_ignore_empty=True,
         extra="forbid",
         frozen=True,
@@ -57,7 +49,7 @@ class ServerSettings(BaseSettings):
     max_image_pixels: int = Field(ImageLimits.max_pixels, ge=1)
     """Largest height times width of a picture."""
 
-    max_candidates: int = Field(ServiceLimits.max_candidates, ge=1)
+    max_candidates: int = Field(ServiceLimits.max_candidates, ge=1, le=10_000)
     """Most candidates of one PairSimilarity call."""
 
     max_rendered_pixels: int = Field(ServiceLimits.max_rendered_pixels, ge=1)
@@ -73,25 +65,65 @@ class ServerSettings(BaseSettings):
     """Most pictures that one ScoreSaliency call has the model see."""
 
     max_batch: int = Field(EngineSettings.max_batch, ge=1)
-    """Most pictures in one forward pass."""
+    """Most work of one batch, in plain forward passes of one picture."""
 
     max_wait_ms: float = Field(EngineSettings.max_wait_s * 1000, ge=0, le=1000)
     """Milliseconds that a batch that is not full waits for company."""
 
     max_queued: int = Field(EngineSettings.max_queued, ge=1)
-    """Pictures that may wait for the device; more are refused with QUEUE_FULL."""
+    """Work that may wait for the device, in the same unit; more is refused with QUEUE_FULL."""
 
     probe_chunk: int = Field(EngineSettings.probe_chunk, ge=1)
     """Changed copies of a picture that run before other calls may, for methods that need many."""
 
     cache_bytes: int = Field(2**30, ge=0)
-    """Memory for cached activations, in bytes; 0 caches nothing."""
+    """Memory for cached activations, in bytes; 0 keeps none in memory."""
+
+    image_cache_bytes: int = Field(2**28, ge=0)
+    """Memory for uploaded pictures, in bytes; 0 keeps none in memory."""
+
+    cache_precision: Precision = Precision.HALF
+    """half: large activations as 16-bit floats, scaled; float32: as they are."""
+
+    redis_url: SecretStr | None = None
+    """Redis that replicas share their caches through: redis://HOST:PORT/DB, rediss:// (TLS),
+    unix://PATH, redis+cluster://HOST:PORT,... or redis+sentinel://HOST:PORT,.../SERVICE."""
+
+    redis_username: str | None = None
+    """ACL user of Redis."""
+
+    redis_password: SecretStr | None = None
+    """Password of Redis; never on the command line."""
+
+    redis_password_file: Path | None = None
+    """File that holds the password of Redis."""
+
+    redis_ca_file: Path | None = None
+    """Certificates that Redis is known by under TLS; unset: the system's."""
+
+    redis_prefix: str = Field(RedisSettings.prefix, pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    """Beginning of all keys; servers that share values have the same."""
+
+    redis_ttl_s: int = Field(RedisSettings.ttl_s, ge=1)
+    """Seconds after which Redis forgets a value."""
+
+    redis_timeout_ms: float = Field(RedisSettings.timeout_s * 1000, gt=0, le=10_000)
+    """Milliseconds to wait for a value of Redis; for many at once a few times that."""
+
+    redis_max_value_bytes: int = Field(RedisSettings.max_value_bytes, ge=1, le=512 * 2**20)
+    """Longest value that is written to Redis or read from it, in bytes."""
+
+    redis_max_queued_bytes: int = Field(RedisSettings.max_queued_bytes, ge=1)
+    """Bytes that may wait to be written to Redis; more is not written."""
 
     image_threads: int = Field(2, ge=1, le=256)
     """Threads that decode, draw and encode pictures."""
 
     torch_threads: int | None = Field(None, ge=1, le=1024)
     """Threads that a model computes with on the CPU; unset: one per core."""
+
+    keep_memory: bool = True
+    """Keep freed memory for the next batch, and give it back when idle: faster on the CPU."""
 
     drain_s: float = Field(20.0, ge=0)
     """Seconds that calls under way may take after SIGTERM."""
@@ -130,6 +162,44 @@ class ServerSettings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _redis_is_named(self) -> ServerSettings:
+        for name in ("redis_username", "redis_password", "redis_password_file", "redis_ca_file"):
+            if self.redis_url is None and getattr(self, name) is not None:
+                raise ValueError(f"{name} says something of a Redis, but redis_url names none")
+        if self.redis_password is not None and self.redis_password_file is not None:
+            raise ValueError("redis_password and redis_password_file: give one of them")
+        # Parsed here, so that a server with a wrong URL does not begin to load models.
+        self.redis_settings("")
+        return self
+
+    def redis_settings(self, password: str | None = None) -> RedisSettings | None:
+        """How Redis is reached; None without one.
+
+        Args:
+            password: Instead of reading `redis_password_file`.
+
+        Raises:
+            ConfigurationError: The file cannot be read, or the URL is none.
+        """
+        if self.redis_url is None:
+            return None
+        if password is None and self.redis_password is not None:
+            password = self.redis_password.get_secret_value()
+        if password is None and self.redis_password_file is not None:
+            password = _secret(self.redis_password_file)
+        return RedisSettings(
+            url=self.redis_url.get_secret_value(),
+            username=self.redis_username,
+            password=password or None,
+            ca_file=str(self.redis_ca_file) if self.redis_ca_file else None,
+            prefix=self.redis_prefix,
+            ttl_s=self.redis_ttl_s,
+            timeout_s=self.redis_timeout_ms / 1000,
+            max_value_bytes=self.redis_max_value_bytes,
+            max_queued_bytes=self.redis_max_queued_bytes,
+        )
+
     @property
     def limits(self) -> ServiceLimits:
         """What a request may hold."""
@@ -147,127 +217,17 @@ class ServerSettings(BaseSettings):
     def engine(self) -> EngineSettings:
         """Bounds of batching."""
         return EngineSettings(
-            self.max_batch, self.max_wait_ms / 1000, self.max_queued, self.probe_chunk
+            max_batch=self.max_batch,
+            max_wait_s=self.max_wait_ms / 1000,
+            max_queued=self.max_queued,
+            probe_chunk=self.probe_chunk,
+            max_loading=2 * self.image_threads,
         )
 
 
-@dataclass(frozen=True)
-class CommandLine:
-    """What was asked for on the command line.
-
-    Attributes:
-        settings: From all sources.
-        print_config: Show them instead of serving.
-    """
-
-    settings: ServerSettings
-    print_config: bool
-
-
-def parse_command_line(argv: Sequence[str] | None) -> CommandLine:
-    """Read flags, environment and file; `--help` and `--version` exit.
-
-    Args:
-        argv: Arguments without the program's name; None for the process's own.
-
-    Raises:
-        ConfigurationError: One line that names the setting and what is wrong with it.
-    """
-    flags = vars(_parser().parse_args(argv))
-    path, print_config = flags.pop("config", None), flags.pop("print_config")
-    return CommandLine(load_settings(flags, path or os.environ.get(_FILE_ENV)), print_config)
-
-
-def load_settings(flags: Mapping[str, str], path: str | None) -> ServerSettings:
-    """Settings from flags, the environment, a file and the defaults.
-
-    Args:
-        flags: By field name, as text.
-        path: A YAML file, or None.
-
-    Raises:
-        ConfigurationError: One line that names the setting and what is wrong with it.
-    """
-    content = {} if path is None else _read(Path(path))
-    environment = EnvSettingsSource(ServerSettings)()
+def _secret(path: Path) -> str:
     try:
-        return ServerSettings(**{**content, **environment, **flags})
-    except ValidationError as error:
-        raise ConfigurationError(_readable(error)) from error
-
-
-def dump(settings: ServerSettings) -> str:
-    """The settings as a file for `--config`."""
-    return str(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"{path.name}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path.name}: no YAML: {' '.join(str(error).split())}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ConfigurationError(f"{path.name}: not a mapping of settings to values")
-    if isinstance(content.get("models"), str):
-        content["models"] = path.parent / content["models"]
-    return content
-
-
-def _readable(error: ValidationError) -> str:
-    first, *others = error.errors(include_url=False, include_context=False)
-    message = first["msg"].removeprefix("Value error, ")
-    more = f" (and {len(others)} more)" if others else ""
-    if not first["loc"]:
-        return message + more
-    name = str(first["loc"][0])
-    if first["type"] == "extra_forbidden":
-        return f"{name}: no such setting{more}"
-    return f"{name} ({_flag(name)}, {_variable(name)}): {message}, not {first['input']!r}{more}"
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _variable(name: str) -> str:
-    return _ENV_PREFIX + name.upper()
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigurationError(f"{message} (see --help)")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="pairlens-server",
-        description="Serves explanations of images and of pairs of images over gRPC.",
-        epilog="A flag goes before its environment variable, that before the file, and that "
-        "before the default. SIGTERM finishes the calls under way and stops.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    parser.add_argument(
-        "--print-config", action="store_true", help="show all settings as a file, and exit"
-    )
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        help=f"YAML file of settings, named as the flags without dashes in front and with _ "
-        f"for -; its paths start at its folder [{_FILE_ENV}]",
-    )
-    for name, field in ServerSettings.model_fields.items():
-        # A path of this machine would say less than the description does.
-        shown = isinstance(field.default, str | int | float)
-        default = f"; default: {field.default}" if shown else ""
-        parser.add_argument(
-            _flag(name),
-            default=argparse.SUPPRESS,
-            metavar=name.rpartition("_")[2].upper(),
-            help=f"{field.description} [{_variable(name)}{default}]".replace("%", "%%"),
-        )
-    return parser
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "no text"
+        raise ConfigurationError(f"redis_password_file: {path.name}: {reason}") from error

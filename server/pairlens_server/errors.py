@@ -8,6 +8,9 @@ Every other exception is a bug and reaches the caller as a fixed text with an id
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 
 class PairlensError(Exception):
     """Base of all errors that callers see.
@@ -55,6 +58,47 @@ class MethodUnsupportedError(PairlensError):
     """The model's architecture or pooling cannot give what the method needs."""
 
     reason = "METHOD_UNSUPPORTED"
+
+
+@dataclass(frozen=True)
+class MissingImage:
+    """A picture that is not there.
+
+    Attributes:
+        field: Path of the request field that named it.
+        sha256: Hex hash.
+        size_bytes: Of the file.
+    """
+
+    field: str
+    sha256: str
+    size_bytes: int
+
+
+class ImageMissingError(PairlensError):
+    """Pictures sent by digest have to be looked at and are not there.
+
+    Attributes:
+        missing: Those found missing, at least one.
+    """
+
+    reason = "IMAGE_MISSING"
+
+    def __init__(self, missing: Sequence[MissingImage]):
+        first, more = missing[0], len(missing) - 1
+        also = f" (and {more} more)" if more else ""
+        super().__init__(
+            f"{first.field}: the picture {first.sha256} is not here{also}; upload it, or send it "
+            "inline",
+            field=first.field,
+        )
+        self.missing = tuple(missing)
+
+
+class ImagesNotKeptError(PairlensError):
+    """This server keeps no images."""
+
+    reason = "IMAGES_NOT_KEPT"
 
 
 class QueueFullError(PairlensError):

@@ -18,9 +18,11 @@ class Row:
         name: What is compared with what.
         ours, baseline: Median seconds, or whatever `unit` says.
         unit: Of `ours` and `baseline`.
-        ratio: ours / baseline where lower is better, baseline / ours where higher is.
-        aim: What the ratio must reach.
+        ratio: What `aim` is about: ours / baseline; of times where higher is better,
+            baseline / ours.
+        aim: What the ratio must reach; None where nothing is promised.
         better: "lower" or "higher".
+        note: What else the run showed, in a few words.
     """
 
     name: str
@@ -28,13 +30,26 @@ class Row:
     baseline: float
     unit: str
     ratio: float
-    aim: float
+    aim: float | None
     better: str
+    note: str = ""
 
     @property
-    def holds(self) -> bool:
-        """Whether the ratio reaches the aim."""
+    def holds(self) -> bool | None:
+        """Whether the ratio reaches the aim; None without one."""
+        if self.aim is None:
+            return None
         return self.ratio <= self.aim if self.better == "lower" else self.ratio >= self.aim
+
+    @property
+    def shown_aim(self) -> str:
+        """The aim for people; "" without one."""
+        bound = "≤" if self.better == "lower" else "≥"
+        return "" if self.aim is None else f"{bound} {self.aim:g}"
+
+    def shown(self, value: float) -> str:
+        """`ours` or `baseline` with its unit, for people."""
+        return f"{value * 1000:.3g} ms" if self.unit == "s" else f"{value:.3g} {self.unit}".rstrip()
 
     def as_dict(self) -> dict[str, object]:
         """For bench-results.json."""
@@ -60,14 +75,32 @@ def interleave(ours: Action, baseline: Action, repeats: int) -> tuple[list[float
 
 
 def compare(
-    name: str, ours: Action, baseline: Action, *, repeats: int, aim: float, better: str
+    name: str,
+    ours: Action,
+    baseline: Action,
+    *,
+    repeats: int,
+    aim: float | None,
+    better: str,
+    works: tuple[int, int] = (1, 1),
 ) -> Row:
     """Measure a claim; the ratio is the median over turns of the turn's own ratio.
 
     Two neighbours in time share the machine's mood, so their ratio is steadier than the
     ratio of two medians.
+
+    Args:
+        name: As in the row.
+        ours: The one way.
+        baseline: The other.
+        repeats: Turns.
+        aim: As in the row.
+        better: As in the row.
+        works: How much of the same work a run of ours and of the baseline does; times are for
+            one of it.
     """
-    ours_s, baseline_s = interleave(ours, baseline, repeats)
+    runs = interleave(ours, baseline, repeats)
+    ours_s, baseline_s = ([t / work for t in run] for run, work in zip(runs, works, strict=True))
     ratios = [
         o / b if better == "lower" else b / o for o, b in zip(ours_s, baseline_s, strict=True)
     ]
@@ -80,3 +113,11 @@ def compare(
         aim=aim,
         better=better,
     )
+
+
+def compare_medians(
+    name: str, ours: Action, baseline: Action, *, repeats: int, aim: float, note: str = ""
+) -> Row:
+    """Measure a claim about medians of many short runs, such as the p50 of calls."""
+    ours_s, baseline_s = (statistics.median(run) for run in interleave(ours, baseline, repeats))
+    return Row(name, ours_s, baseline_s, "s", ours_s / baseline_s, aim, "lower", note)

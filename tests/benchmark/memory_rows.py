@@ -11,11 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pairlens_server.engine.engine import EngineSettings
 from pairlens_server.methods.base import ExplanationMethod
 from tests.benchmark.engine_rows import plain_forward, vit_small
 from tests.benchmark.measure import Row
-from tests.benchmark.method_rows import METHODS_ON_A_VIT, explaining, running
+from tests.benchmark.method_rows import METHODS_ON_A_VIT, WHOLE, explaining, running
 from tests.support import pixels
 
 _BATCH = 4
@@ -23,6 +22,7 @@ _FORWARD = "plain forward"
 # Gigabytes for each picture of the batch: TIBAV keeps every layer's tensors.
 _AIM_GB = {"transformer_attribution": 1.5, "transformer_attribution, float32": 1.5}
 _AIM_OF_OTHERS_GB = 0.5
+_DEAREST = ("attention_relevance", "transformer_attribution")
 
 
 def resident_bytes(field: str) -> int:
@@ -39,7 +39,7 @@ def peak_gb(method: ExplanationMethod | None) -> float:
     """
     model = vit_small(pooling="token", projection=None, embed_dim=768, num_heads=12)
     images = pixels(model, _BATCH)
-    with running(model, EngineSettings(max_batch=_BATCH)) as (engine, loop):
+    with running(model, WHOLE) as (engine, loop):
         gc.collect()
         before = resident_bytes("VmRSS")
         if method is None:
@@ -56,11 +56,13 @@ def _measured(name: str) -> float:
     return float(json.loads(run.stdout.splitlines()[-1]))
 
 
-def memory_rows(repeats: int) -> list[Row]:
-    """Peak memory of methods; `repeats` is of no use, the numbers hardly vary."""
+def memory_rows(quick: bool) -> list[Row]:
+    """Peak memory of methods, or of the dearest ones."""
     baseline = _measured(_FORWARD)
     rows = []
     for name, _, _ in METHODS_ON_A_VIT:
+        if quick and name not in _DEAREST:
+            continue
         found = _measured(name)
         rows.append(
             Row(

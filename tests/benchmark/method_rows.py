@@ -40,6 +40,10 @@ METHODS_ON_A_VIT: tuple[tuple[str, ExplanationMethod, float], ...] = (
 )
 
 
+WHOLE = EngineSettings(max_batch=256, max_wait_s=0.0)
+"""Pictures that come together run together, whatever the method costs, and wait for no others."""
+
+
 @contextmanager
 def running(
     model: LoadedModel, settings: EngineSettings
@@ -55,7 +59,7 @@ def running(
 
 def on_device_thread(engine: Engine, action: Callable[[], object]) -> Callable[[], object]:
     """The action where the engine runs its own: threads of OpenMP belong to their caller."""
-    return lambda: engine._thread.submit(action).result()
+    return lambda: engine._device.submit(action).result()
 
 
 def explaining(
@@ -73,6 +77,7 @@ def explaining(
         target: ScoreTarget | None = ClassLogit(number) if resolved.takes_class else None
         wanted = [*resolved.needs(facts, target), *([] if target is None else [Logits()])]
         recording = await engine.record(model, picture, wanted)
+        assert recording.batch_size == len(images)
         return run_method(resolved, recording.values, facts, target)
 
     async def everyone() -> object:
@@ -86,7 +91,7 @@ def vit_rows(repeats: int) -> list[Row]:
     model = vit_small(pooling="token", projection=None)
     images = pixels(model, BATCH)
     rows = []
-    with running(model, EngineSettings(max_batch=BATCH)) as (engine, loop):
+    with running(model, WHOLE) as (engine, loop):
         for name, method, aim in METHODS_ON_A_VIT:
             row = compare(
                 f"{name}, batch of {BATCH}, ViT-S/16 vs one plain fused timm forward",
@@ -105,7 +110,7 @@ def batch_rows(repeats: int) -> list[Row]:
     model = vit_small(pooling="token", projection=None)
     images = pixels(model, BATCH)
     rows = []
-    with running(model, EngineSettings(max_batch=BATCH)) as (engine, loop):
+    with running(model, WHOLE) as (engine, loop):
         for method in (AttentionRelevance(), TransformerAttribution(single_precision=True)):
             alone = [explaining(engine, loop, model, method, image[None]) for image in images]
             row = compare(
@@ -124,7 +129,7 @@ def linear_head_rows(repeats: int) -> list[Row]:
     """GradCAM where the gradient is a row of the head."""
     model = resnet(architecture="resnet50", size=(224, 224), classes=1000, projection=None)
     images = pixels(model, BATCH)
-    with running(model, EngineSettings(max_batch=BATCH)) as (engine, loop):
+    with running(model, WHOLE) as (engine, loop):
         return [
             compare(
                 f"grad_cam, batch of {BATCH}, ResNet-50 vs one plain timm forward",

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from pairlens import Client, cli
+from tests.client.galleries import picture
 from tests.client.scripted import Running, Scripted, png
 
 Run = Callable[..., tuple[int, str, str]]
@@ -25,6 +26,15 @@ def service(server: Running) -> Scripted:
 def client(server: Running) -> Iterator[Client]:
     with Client(server.target, timeout=10) as client:
         yield client
+
+
+@pytest.fixture
+def roomy(service: Scripted) -> Scripted:
+    """A server with the default limits of a real one, but for the length of a message."""
+    service.limits.max_candidates = 64
+    service.limits.max_digests = 1024
+    service.limits.max_request_bytes = 8 * 2**20
+    return service
 
 
 @pytest.fixture
@@ -57,3 +67,27 @@ def run(
         return code, out, err
 
     return run
+
+
+@pytest.fixture
+def gallery(tmp_path: Path) -> Path:
+    """Ten pictures in three folders, and other files."""
+    folder = tmp_path / "gallery"
+    for number in range(10):
+        place = folder / ("", "a", "a/b")[number % 3]
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{number}.png").write_bytes(picture(number))
+    (folder / "readme.txt").write_text("hello")
+    (folder / "a" / "list.csv").write_text("path")
+    (folder / ".hidden.png").write_bytes(picture(90))
+    (folder / ".git").mkdir()
+    (folder / ".git" / "x.png").write_bytes(picture(91))
+    return folder
+
+
+@pytest.fixture
+def warm(run: Run, gallery: Path) -> Run:
+    def warm(*more: object) -> tuple[int, str, str]:
+        return run("warm", gallery, "--model", "vit", *more)
+
+    return warm

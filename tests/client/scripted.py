@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from collections.abc import Callable
 from concurrent import futures
 
 import grpc
 import numpy as np
-from google.protobuf.duration_pb2 import Duration
-from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_status import rpc_status
 from PIL import Image
 
 from pairlens.v1 import (
+    admin_service_pb2_grpc,
     common_pb2,
     explanation_service_pb2,
     explanation_service_pb2_grpc,
+    image_service_pb2_grpc,
     methods_pb2,
     model_service_pb2,
     model_service_pb2_grpc,
@@ -32,65 +31,32 @@ from tests.client.scripted_answers import (
     tensor,
     timing,
 )
-from tests.client.scripted_models import cnn_info, vit_info
+from tests.client.scripted_cache import ScriptedCache
+from tests.client.scripted_images import ImageStore, ScriptedImages, with_files
+from tests.client.scripted_models import cnn_info, limits, vit_info
 from tests.client.scripted_scores import embedding, scored
+from tests.client.scripted_status import CODES, Act, fails, status
 
 __all__ = [
+    "CODES",
+    "Act",
+    "ImageStore",
     "Running",
     "Scripted",
     "fails",
     "heatmap",
     "png",
     "provenance",
+    "rpc_status",
     "status",
     "tensor",
     "timing",
 ]
 
-CODES = {
-    "INVALID_PARAMETER": "INVALID_ARGUMENT",
-    "IMAGE_UNDECODABLE": "INVALID_ARGUMENT",
-    "IMAGE_TOO_LARGE": "INVALID_ARGUMENT",
-    "MODEL_NOT_FOUND": "NOT_FOUND",
-    "METHOD_UNSUPPORTED": "FAILED_PRECONDITION",
-    "NOT_FINITE": "FAILED_PRECONDITION",
-    "QUEUE_FULL": "RESOURCE_EXHAUSTED",
-    "OUT_OF_MEMORY": "RESOURCE_EXHAUSTED",
-    "DEADLINE_UNREACHABLE": "DEADLINE_EXCEEDED",
-    "NOT_READY": "UNAVAILABLE",
-    "DRAINING": "UNAVAILABLE",
-    "INTERNAL": "INTERNAL",
-}
-"""The contract's list of reasons and their codes (explanation_service.proto)."""
-
-Act = Callable[[grpc.ServicerContext], None]
-
-
-def status(
-    reason: str, message: str = "why", *, field: str = "", retry_after: float | None = None
-) -> status_pb2.Status:
-    """A status as the server makes it."""
-    result = status_pb2.Status(code=code_pb2.Code.Value(CODES[reason]), message=message)
-    result.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain="pairlens"))
-    if field:
-        bad = error_details_pb2.BadRequest()
-        bad.field_violations.add(field=field, description=message)
-        result.details.add().Pack(bad)
-    if retry_after is not None:
-        delay = Duration()
-        delay.FromNanoseconds(round(retry_after * 1e9))
-        result.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
-    return result
-
-
-def fails(reason: str, message: str = "why", **details: object) -> Act:
-    """End a call with one of the contract's errors."""
-    return lambda context: context.abort_with_status(
-        rpc_status.to_status(status(reason, message, **details))
-    )
-
 
 class Scripted(
+    ScriptedCache,
+    ScriptedImages,
     explanation_service_pb2_grpc.ExplanationServiceServicer,
     model_service_pb2_grpc.ModelServiceServicer,
 ):
@@ -100,6 +66,9 @@ class Scripted(
         script: What the next calls do first, one act for each call.
         calls: Requests that arrived, in order, with attempts that the script refused.
         deadlines: Seconds that each of them had left.
+        names: Of the clients that made them.
+        images: Pictures that it keeps; None for a server that knows no digests.
+        limits: What GetModel answers.
         models: What ListModels answers.
         overlay_png: What Explain returns as drawn, when a drawing is asked for.
         broken: Methods that fail, with their reasons.
@@ -109,18 +78,26 @@ class Scripted(
         self.script: deque[Act] = deque()
         self.calls: list[object] = []
         self.deadlines: list[float] = []
+        self.names: list[str] = []
+        self.images: ImageStore | None = ImageStore()
+        self.limits = limits()
         self.models = [vit_info(), cnn_info()]
         self.overlay_png = b""
         self.broken: dict[str, str] = {}
+        super().__init__()
 
     def _arrived(self, request: object, context: grpc.ServicerContext) -> None:
         self.calls.append(request)
         self.deadlines.append(context.time_remaining())
+        self.names.append(dict(context.invocation_metadata()).get("pairlens-client", ""))
         if self.script:
             self.script.popleft()(context)
 
     def requests(self, kind: type) -> list[object]:
         return [call for call in self.calls if isinstance(call, kind)]
+
+    def bytes_received(self) -> int:
+        return sum(call.ByteSize() for call in self.calls)
 
     def ListModels(self, request, context):  # noqa: N802
         self._arrived(request, context)
@@ -130,19 +107,12 @@ class Scripted(
         self._arrived(request, context)
         for model in self.models:
             if model.name == request.model:
-                limits = model_service_pb2.Limits(
-                    max_request_bytes=1 << 20,
-                    max_candidates=4,
-                    max_target_embeddings=9,
-                    max_metrics=16,
-                    max_copies=4096,
-                    image_formats=["PNG"],
-                )
-                return model_service_pb2.GetModelResponse(model=model, limits=limits)
+                return model_service_pb2.GetModelResponse(model=model, limits=self.limits)
         return fails("MODEL_NOT_FOUND", f"no model '{request.model}'")(context)
 
     def Explain(self, request, context):  # noqa: N802
         self._arrived(request, context)
+        request = with_files(request, self.images, context)
         try:
             drawn = heatmap(request.image.inline)
         except OSError:
@@ -157,6 +127,7 @@ class Scripted(
 
     def PairSimilarity(self, request, context):  # noqa: N802
         self._arrived(request, context)
+        request = with_files(request, self.images, context)
         method = request.method
         if method.WhichOneof("method") is None:
             method = methods_pb2.PairMethod(
@@ -186,10 +157,12 @@ class Scripted(
 
     def ScoreSaliency(self, request, context):  # noqa: N802
         self._arrived(request, context)
+        request = with_files(request, self.images, context)
         return scored(request)
 
     def Embed(self, request, context):  # noqa: N802
         self._arrived(request, context)
+        request = with_files(request, self.images, context)
         response = explanation_service_pb2.EmbedResponse(
             provenance=provenance(request.model, ""), timing=timing()
         )
@@ -206,16 +179,28 @@ class Scripted(
 
 
 class Running:
-    """A `Scripted` at an address, by default at a free port."""
+    """A `Scripted` at an address, by default at a free port.
 
-    def __init__(self, address: str = "127.0.0.1:0") -> None:
+    Args:
+        address: Where.
+        old: Whether it is a server from before pictures were kept.
+    """
+
+    def __init__(self, address: str = "127.0.0.1:0", *, old: bool = False) -> None:
         self.service = Scripted()
         limits = [("grpc.max_receive_message_length", 8 * 2**20)]
-        self._server = grpc.server(futures.ThreadPoolExecutor(8), options=limits)
+        self._server = grpc.server(futures.ThreadPoolExecutor(40), options=limits)
         explanation_service_pb2_grpc.add_ExplanationServiceServicer_to_server(
             self.service, self._server
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(self.service, self._server)
+        if old:
+            self.service.images = None
+            self.service.limits.ClearField("keeps_images")
+            self.service.limits.ClearField("max_digests")
+        else:
+            image_service_pb2_grpc.add_ImageServiceServicer_to_server(self.service, self._server)
+            admin_service_pb2_grpc.add_AdminServiceServicer_to_server(self.service, self._server)
         self.health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         self.target = f"127.0.0.1:{self._server.add_insecure_port(address)}"

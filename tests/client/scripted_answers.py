@@ -60,7 +60,10 @@ def provenance(model: str, method: str) -> common_pb2.Provenance:
 
 def timing() -> common_pb2.Timing:
     return common_pb2.Timing(
-        total=Duration(seconds=1, nanos=500_000_000), cached_images=1, images=2
+        total=Duration(seconds=1, nanos=500_000_000),
+        cached_images=1,
+        images=2,
+        cache=Duration(nanos=250_000_000),
     )
 
 

@@ -24,6 +24,20 @@ def _explaining(name: str, cost: float, **fields: object) -> model_service_pb2.M
     )
 
 
+def limits() -> model_service_pb2.Limits:
+    return model_service_pb2.Limits(
+        max_request_bytes=1 << 20,
+        max_candidates=4,
+        max_target_embeddings=9,
+        max_metrics=16,
+        max_copies=4096,
+        image_formats=["PNG"],
+        max_digests=64,
+        max_queued_cost=512,
+        keeps_images=True,
+    )
+
+
 def vit_info() -> model_service_pb2.ModelInfo:
     """Gives rollout (default) and more, no pairs."""
     rollout = methods_pb2.ExplanationMethod(rollout={"start_block": 0, "end_block": 11})

@@ -46,7 +46,7 @@ def test_rendering_is_asked_for(client: Client, service: Scripted):
     assert made.overlay(max_side=16).size == (16, 16)
     assert service.calls[0].rendering.scale == common_pb2.COLOR_SCALE_IMAGE
     client.pair_similarity(png(), png(), model="cnn", render=Rendering())
-    assert service.calls[1].rendering.scale == common_pb2.COLOR_SCALE_PAIR
+    assert service.requests(PAIR)[0].rendering.scale == common_pb2.COLOR_SCALE_PAIR
 
 
 def test_pair_similarity(client: Client, service: Scripted):
@@ -207,7 +207,7 @@ _Refusal.__abstractmethods__ = frozenset()
 def test_repetitions_are_bounded_and_jittered(retry_after: float | None, waits: list[float]):
     attempts, slept = [], []
 
-    def rpc(request: object, *, timeout: float, wait_for_ready: bool) -> object:
+    def rpc(request: object, *, timeout: float, metadata: object, wait_for_ready: bool) -> object:
         attempts.append(timeout)
         raise _Refusal(retry_after)
 
@@ -223,9 +223,10 @@ def test_a_large_request_is_sent_again_when_the_server_was_unavailable(
     # gRPC's default retry buffer, 256 KiB, would give up on this after one attempt.
     large = png(600, 600, noise=True)
     assert len(large) > 2**20
-    service.script.extend([fails("NOT_READY")] * 2)
+    service.limits.max_request_bytes, service.limits.keeps_images = 2**22, False
+    service.script.extend([lambda _: None, *[fails("NOT_READY")] * 2])
     assert client.explain(large, model="vit").heatmap.shape == (2, 3)
-    assert [call.image.inline == large for call in service.calls] == [True] * 3
+    assert [call.image.inline == large for call in service.requests(EXPLAIN)] == [True] * 3
 
 
 def test_threads_share_a_client(client: Client, service: Scripted):

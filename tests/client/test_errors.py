@@ -5,6 +5,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from pairlens import Client, Rendering, errors
+from pairlens.v1 import explanation_service_pb2
 from tests.client.scripted import CODES, Scripted, fails, png, status
 
 CLASSES = {
@@ -14,6 +15,8 @@ CLASSES = {
     "MODEL_NOT_FOUND": errors.ModelNotFoundError,
     "METHOD_UNSUPPORTED": errors.MethodUnsupportedError,
     "NOT_FINITE": errors.NotFiniteError,
+    "IMAGE_MISSING": errors.ImageMissingError,
+    "IMAGES_NOT_KEPT": errors.ImagesNotKeptError,
     "QUEUE_FULL": errors.QueueFullError,
     "OUT_OF_MEMORY": errors.OutOfMemoryError,
     "DEADLINE_UNREACHABLE": errors.DeadlineExceededError,
@@ -128,7 +131,7 @@ def test_request_over_the_servers_limit(client: Client, service: Scripted):
     with pytest.raises(errors.RequestTooLargeError, match="together over the limit") as caught:
         client.explain(bytes(9 * 2**20), model="vit")
     assert caught.value.code == "RESOURCE_EXHAUSTED"
-    assert not service.calls
+    assert not service.requests(explanation_service_pb2.ExplainRequest)
 
 
 def test_request_and_answer_over_the_clients_limit(server):

@@ -122,5 +122,8 @@ def test_limits_are_those_of_the_flags(server):
         max_target_embeddings=100_000,
         max_metrics=16,
         max_copies=10_000,
+        max_digests=1000,
+        max_queued_cost=512,
+        keeps_images=True,
         image_formats=["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"],
     )

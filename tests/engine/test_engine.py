@@ -1,4 +1,5 @@
 import asyncio
+import random
 import threading
 
 import pytest
@@ -158,4 +159,57 @@ async def test_a_broken_device_answers_everyone_and_ends_the_engine(gated):
     assert not engine.healthy
     with pytest.raises(NotReadyError):
         await engine.record(model, pixels(model)[0], (Logits(),))
+    await engine.stop()
+
+
+async def test_pixels_may_come_later_and_are_asked_for_once_there_is_room(gated):
+    model, gate = gated
+    engine = await started(model, max_queued=2)
+    gate.reset()
+    picture, asked = pixels(model)[0], []
+
+    async def make():
+        asked.append(engine.queued_cost)
+        await asyncio.sleep(0)
+        return picture
+
+    later, given = await asyncio.gather(
+        engine.record(model, make, (Embedding(),), client="one"),
+        engine.record(model, picture, (Embedding(),), client="other"),
+    )
+    torch.testing.assert_close(later.values[Embedding()], given.values[Embedding()])
+    assert gate.batches == [2]
+    assert asked == [2]
+    assert engine.queued_cost == 0
+    await engine.stop()
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_whoever_cancels_when_ever_the_others_get_what_is_theirs(seed):
+    model, chance = vit(), random.Random(seed)
+    images = pixels(model, 150)
+    with torch.no_grad():
+        network = model.network
+        features = network.forward_features(images)
+        expected = model.projection(network.forward_head(features, pre_logits=True))
+    engine = await started(model, max_batch=4, max_wait_s=0.0005)
+    calls = []
+    for picture in images:
+        client = f"c{chance.randrange(4)}"
+        calls.append(
+            asyncio.ensure_future(engine.record(model, picture, (Embedding(),), client=client))
+        )
+        await asyncio.sleep(chance.choice([0.0, 0.0, 0.0, 0.001]))
+        if chance.random() < 0.4:
+            chance.choice(calls).cancel()
+    found = await asyncio.gather(*calls, return_exceptions=True)
+    answered = 0
+    for outcome, embedding in zip(found, expected, strict=True):
+        if not isinstance(outcome, asyncio.CancelledError):
+            value = outcome.values[Embedding()]
+            torch.testing.assert_close(value, embedding, atol=1e-5, rtol=1e-5)
+            answered += 1
+    assert answered >= 50
+    assert engine.queued_cost == 0
+    assert engine.healthy
     await engine.stop()

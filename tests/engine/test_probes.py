@@ -28,7 +28,7 @@ MEAN_COLOUR = Baseline(Fill.MEAN, (0.0, 0.0, 0.0), 0)
 async def bench():
     """An engine that waits for nobody and runs two copies at a time, with its model."""
     model = vit()
-    engine = await started(model, max_wait_s=0.0, probe_chunk=2, max_queued=2)
+    engine = await started(model, max_wait_s=0.0, probe_chunk=2, max_queued=3)
     yield engine, model, pixels(model, 1)[0]
     await engine.stop()
 
@@ -132,7 +132,7 @@ async def test_a_probe_that_has_begun_outlives_a_full_queue(bench):
     probe = Numbers("p", 6, log, stop_at=0)
     begun = spawn(engine.probe(model, picture, probe))
     await until(probe.entered)
-    waiting = [spawn(engine.record(model, picture, (Logits(),))) for _ in range(2)]
+    waiting = [spawn(engine.record(model, picture, (Logits(),))) for _ in range(3)]
     await asyncio.sleep(0)
     with pytest.raises(QueueFullError):
         await engine.record(model, picture, (Logits(),))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pairlens_server.cache.memory import ActivationCache
+from pairlens_server.cache.memory import MemoryTier
+from pairlens_server.cache.tiers import Cache
 from pairlens_server.errors import DeadlineUnreachableError, InvalidParameterError
 from pairlens_server.fidelity.copies import Side
 from pairlens_server.fidelity.drops import AverageDrop, AverageIncrease
@@ -60,7 +61,8 @@ async def bench(gated):
     engine = await started(model, max_wait_s=0.0, probe_chunk=CHUNK)
     gate.reset()
     with ThreadPoolExecutor(2) as pool:
-        cache, limits = ActivationCache(10_000_000), ServiceLimits(max_copies=2000)
+        cache = Cache(MemoryTier(10_000_000), MemoryTier(0))
+        limits = ServiceLimits(max_copies=2000)
         use_cases = ExplanationUseCases(ModelRegistry((model,)), engine, cache, pool, limits)
         yield use_cases, engine, model, gate
         gate.open.set()

@@ -2,11 +2,15 @@ import weakref
 
 import pytest
 import torch
+from PIL import Image
 
 from pairlens_server.engine.entry import Chunk
 from pairlens_server.engine.worker import DeviceWorker, _within
 from pairlens_server.errors import OutOfMemoryError
-from pairlens_server.methods.rollout import RolloutRow
+from pairlens_server.images.admission import Picture
+from pairlens_server.images.preprocess import input_pixels
+from pairlens_server.methods.attention import RawAttention
+from pairlens_server.methods.rollout import Rollout, RolloutRow
 from pairlens_server.methods.similarity import PooledDecomposition
 from pairlens_server.recording.attention import HeadFusion
 from pairlens_server.recording.baselines import Baseline, Fill
@@ -22,6 +26,15 @@ from pairlens_server.recording.probes import OcclusionScores
 from pairlens_server.recording.recorder import Recorder
 from pairlens_server.recording.targets import ClassLogit
 from tests.support import pixels, vit
+
+
+def passes_of(model):
+    """Sizes of the batches that a model sees from now on."""
+    sizes = []
+    model.network.patch_embed.register_forward_pre_hook(
+        lambda _module, inputs: sizes.append(len(inputs[0]))
+    )
+    return sizes
 
 
 def rollout_row(start, end, first_block_left):
@@ -46,6 +59,89 @@ def test_a_mixed_batch_gives_each_picture_what_it_would_get_alone():
         assert set(result) == set(job[1])
         for activation, value in result.items():
             torch.testing.assert_close(value, alone[activation], atol=1e-5, rtol=1e-5)
+
+
+def test_attention_rollout_pair_tokens_and_embeddings_of_any_pictures_are_one_forward_pass():
+    model = vit(depth=3)
+    worker = DeviceWorker([model])
+    facts = worker.facts(model)
+    pair = PooledDecomposition().resolve(facts)
+    wishes = [
+        RawAttention().resolve(facts).needs(facts, None),
+        Rollout().resolve(facts).needs(facts, None),
+        pair.pair_needs(),
+        (Embedding(),),
+        (ReadoutAttention(0), Embedding(), Logits()),
+    ]
+    sides = [(10, 10), (64, 48), (33, 200), (7, 5), (300, 300)]
+    seen = [
+        input_pixels(Picture(Image.new("RGB", (w, h), "teal"), "", h, w), model.preprocessing)
+        for h, w in sides
+    ]
+    sizes = passes_of(model)
+    jobs = [(picture, tuple(wish)) for picture, wish in zip(seen, wishes, strict=True)]
+    results = worker.run(model, jobs)
+    assert sizes == [5]
+    assert [set(result) for result in results] == [set(wish) for wish in wishes]
+    assert all(worker.cost(model, tuple(wish)) == 1 for wish in wishes)
+
+
+def test_pictures_of_a_batch_have_targets_of_their_own():
+    # A server that takes the first request's target for all gives these one class.
+    model = vit()
+    worker = DeviceWorker([model])
+    jobs = [
+        (picture, (GradientWeightedAttention(1, ClassLogit(number % 5)),))
+        for number, picture in enumerate(pixels(model, 4))
+    ]
+    for job, together in zip(jobs, worker.run(model, jobs), strict=True):
+        (alone,) = worker.run(model, [job])
+        (activation,) = job[1]
+        torch.testing.assert_close(together[activation], alone[activation], atol=1e-5, rtol=1e-4)
+
+
+def test_a_batch_that_was_prepared_gives_the_same():
+    model = vit()
+    worker = DeviceWorker([model])
+    images = pixels(model, 5)
+    jobs = [(picture, (Embedding(), AttentionMatrix(0))) for picture in images]
+    expected = worker.run(model, jobs)
+    found = worker.run(model, jobs, worker.stage(model, list(images)))
+    staged = worker.stage(model, list(images))
+    staged.rows = (1, 3, 4)
+    some = worker.run(model, [jobs[row] for row in staged.rows], staged)
+    wanted = [*expected, *(expected[row] for row in staged.rows)]
+    for one, other in zip([*found, *some], wanted, strict=True):
+        for activation, value in one.items():
+            torch.testing.assert_close(value, other[activation], atol=1e-5, rtol=1e-5)
+    assert staged.take() is None
+
+
+def test_pictures_that_cannot_be_stacked_are_prepared_by_nobody_and_fail_alone():
+    model = vit()
+    worker = DeviceWorker([model])
+    images = [*pixels(model, 2), torch.zeros(3, 5, 5)]
+    assert worker.stage(model, images) is None
+    results = worker.run(model, [(picture, (Embedding(),)) for picture in images])
+    assert [isinstance(result, Exception) for result in results] == [False, False, True]
+
+
+def test_a_prepared_batch_that_does_not_fit_is_let_go_before_smaller_ones_run():
+    model = vit()
+    held = []
+
+    def look(batch):
+        assert all(reference() is None for reference in held), "larger batches are still held"
+        if len(batch) > 1:
+            held.append(weakref.ref(batch))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    worker = before_each_pass(model, look)
+    images = list(pixels(model, 4))
+    staged = worker.stage(model, images)
+    results = worker.run(model, [(picture, (Logits(),)) for picture in images], staged)
+    assert [type(r) for r in results] == [dict] * 4
+    assert len(held) == 3
 
 
 def test_results_own_their_memory():

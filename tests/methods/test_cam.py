@@ -167,7 +167,8 @@ def test_score_cam_weighs_channels_by_the_softmax_of_their_scores():
     probe = method.probe(recorded, model, CLASS)
     assert probe.steps == 2
     first = int((probe.masks[0] - (FEATURES[0] - 1)).abs().sum() > 0)  # which mask is channel 0's
-    recorded[method.probed(CLASS)] = torch.tensor([3.0, 1.0] if first == 0 else [1.0, 3.0])
+    by_mask = torch.tensor([3.0, 1.0] if first == 0 else [1.0, 3.0])
+    recorded[method.probed(CLASS)] = probe.combine([by_mask])
     heatmap = method.explain(recorded, model, CLASS).heatmap
     expected = 0.880797 * FEATURES[0] + 0.119203 * FEATURES[1]
     torch.testing.assert_close(heatmap, expected, atol=1e-5, rtol=0)
@@ -178,3 +179,20 @@ def test_score_cam_asks_dead_channels_once():
     features = torch.cat([FEATURES, torch.zeros(3, 2, 2), FEATURES[:1] + 7])
     probe = ScoreCam().resolve(model).probe({FeatureMap("last"): features}, model, CLASS)
     assert probe.steps == 3  # two, and one for all that are constant; the last is the first's
+
+
+def test_scores_of_score_cam_outlive_the_features_that_their_masks_were_made_of():
+    """Computed again in another batch, features differ in their last bits, and masks in order."""
+    model = facts(2, 2, cam_layer="last", layers={"last": GRID})
+    method = ScoreCam().resolve(model)
+    alike = torch.tensor([[[1.0, 0], [2, 3]], [[1.0, 3], [2, 0]], [[1.0, 0], [2, 3]]])
+    first = alike * torch.tensor([1 + 1e-6, 1, 1 + 1e-6])[:, None, None]
+    again = alike * torch.tensor([1, 1 + 1e-6, 1 + 2e-6])[:, None, None]
+    probe = method.probe({FeatureMap("last"): first}, model, CLASS)
+    assert (probe.steps, method.probe({FeatureMap("last"): again}, model, CLASS).steps) == (2, 3)
+    scores = probe.combine([torch.tensor([5.0, 1.0])])
+    maps = [
+        method.explain({FeatureMap("last"): f, method.probed(CLASS): scores}, model, CLASS).heatmap
+        for f in (first, again)
+    ]
+    torch.testing.assert_close(*maps, atol=1e-4, rtol=1e-4)

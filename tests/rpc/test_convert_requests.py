@@ -1,37 +1,43 @@
 from typing import Any
 
-import numpy as np
 import pytest
 
 from pairlens.rendering import ColorMap, ColorScale, Interpolation
 from pairlens.v1 import common_pb2, explanation_service_pb2, methods_pb2
+from pairlens_server.cache.policy import CachePolicy
 from pairlens_server.errors import InvalidParameterError
 from pairlens_server.images.render import RenderOptions
+from pairlens_server.images.sources import ImageDigest
 from pairlens_server.methods.attention import RawAttention
 from pairlens_server.methods.cam import GradCam
 from pairlens_server.methods.parameters import Profile
 from pairlens_server.methods.rollout import Rollout
 from pairlens_server.methods.similarity import BiasMode, PooledDecomposition, Redistribution
+from pairlens_server.rpc.caller import Caller
+from pairlens_server.rpc.convert_images import MAX_PICTURES
 from pairlens_server.rpc.convert_requests import explain_command, pair_command
 from pairlens_server.service.commands import (
-    ClassTarget,
     ExplainCommand,
     PairCommand,
-    SimilarityTarget,
 )
 
 UNKNOWN = 99
 IMAGE = common_pb2.Image(inline=b"file")
+STORED = common_pb2.Image(digest={"sha256": bytes(range(32)), "size_bytes": 7})
+DIGEST = ImageDigest(bytes(range(32)).hex(), 7)
+SHORT = common_pb2.Image(digest={"sha256": bytes(31), "size_bytes": 7})
+NO_SIZE = common_pb2.Image(digest={"sha256": bytes(32)})
+CALLER = Caller(5.0, "indexer")
 
 
 def explain(**fields: Any) -> ExplainCommand:
     fields = {"model": "m", "image": IMAGE, **fields}
-    return explain_command(explanation_service_pb2.ExplainRequest(**fields), 5.0)
+    return explain_command(explanation_service_pb2.ExplainRequest(**fields), CALLER)
 
 
 def pair(**fields: Any) -> PairCommand:
     fields = {"model": "m", "query": IMAGE, "candidates": [IMAGE], **fields}
-    return pair_command(explanation_service_pb2.PairSimilarityRequest(**fields), None)
+    return pair_command(explanation_service_pb2.PairSimilarityRequest(**fields), CALLER)
 
 
 def method(**choice: Any) -> methods_pb2.ExplanationMethod:
@@ -44,8 +50,25 @@ def decomposition(**fields: Any) -> methods_pb2.PairMethod:
 
 
 def test_what_is_left_out_stays_open():
-    assert explain() == ExplainCommand("m", b"file", deadline_s=5.0)
-    assert pair() == PairCommand("m", b"file", (b"file",))
+    assert explain() == ExplainCommand("m", b"file", deadline_s=5.0, client="indexer")
+    assert pair() == PairCommand("m", b"file", (b"file",), deadline_s=5.0, client="indexer")
+
+
+@pytest.mark.parametrize("command", [explain, pair])
+def test_the_cache(command):
+    assert command().cache is CachePolicy.DEFAULT
+    for policy in CachePolicy:
+        number = common_pb2.CachePolicy.Value(f"CACHE_POLICY_{policy.name}")
+        assert command(cache=number).cache is policy
+
+
+def test_pictures_by_digest():
+    assert explain(image=STORED).image == DIGEST
+    found = pair(query=STORED, candidates=[IMAGE, STORED, common_pb2.Image()])
+    assert found.query == DIGEST
+    assert found.candidates == (b"file", DIGEST, b"")
+    target = explain(target={"similarity": {"images": [STORED, IMAGE]}}).target
+    assert target.images == (DIGEST, b"file")
 
 
 @pytest.mark.parametrize(
@@ -76,85 +99,6 @@ def test_methods_of_pair_similarity():
     assert pair(method=chosen).method == PooledDecomposition(
         Profile.REFERENCE, Redistribution.NONE, BiasMode.SEPARATE, match_matrix=True
     )
-
-
-@pytest.mark.parametrize(
-    ("target", "expected"),
-    [
-        ({"class_index": 0}, ClassTarget(class_index=0)),
-        ({"label": "newt"}, ClassTarget(label="newt")),
-        ({"predicted": True}, ClassTarget()),
-    ],
-)
-def test_targets(target, expected):
-    assert explain(target=target).target == expected
-
-
-def tensor(values: np.ndarray, **changes: Any) -> common_pb2.Tensor:
-    fields = {
-        "dtype": common_pb2.DATA_TYPE_FLOAT32,
-        "shape": values.shape,
-        "data": values.astype("<f4").tobytes(),
-    }
-    return common_pb2.Tensor(**{**fields, **changes})
-
-
-VECTORS = np.arange(1, 7, dtype=np.float32).reshape(2, 3)
-FILES = [IMAGE, common_pb2.Image(inline=b"other")]
-
-
-@pytest.mark.parametrize(
-    ("similarity", "files", "vectors"),
-    [
-        ({"images": FILES}, (b"file", b"other"), None),
-        ({"embeddings": tensor(VECTORS)}, (), VECTORS),
-        ({"images": FILES[:1], "embeddings": tensor(VECTORS[:1])}, (b"file",), VECTORS[:1]),
-        # How many and how long they may be, the model and the limits say.
-        ({"embeddings": tensor(np.zeros((1, 1), np.float32))}, (), np.zeros((1, 1), np.float32)),
-    ],
-)
-def test_similarity_targets(similarity, files, vectors):
-    target = explain(target={"similarity": similarity}).target
-    assert isinstance(target, SimilarityTarget)
-    assert target.images == files
-    if vectors is None:
-        assert target.embeddings is None
-    else:
-        np.testing.assert_array_equal(target.embeddings, vectors)
-        assert target.embeddings.dtype == np.float32
-        assert target.embeddings.flags.writeable  # torch shares its memory
-
-
-FLAWED = VECTORS.copy()
-FLAWED[1, 2] = np.nan
-ENDLESS = VECTORS.copy()
-ENDLESS[0, 0] = np.inf
-
-
-@pytest.mark.parametrize(
-    ("embeddings", "words"),
-    [
-        (tensor(FLAWED), "not finite"),
-        (tensor(ENDLESS), "not finite"),
-        (tensor(-ENDLESS), "not finite"),
-        (common_pb2.Tensor(), "float32 tensor of shape"),
-        (tensor(VECTORS, dtype=common_pb2.DATA_TYPE_FLOAT16), "float32 tensor of shape"),
-        (tensor(VECTORS, dtype=common_pb2.DATA_TYPE_INT64), "float32 tensor of shape"),
-        (tensor(VECTORS, dtype=77), "float32 tensor of shape"),
-        (tensor(VECTORS, shape=[6]), "float32 tensor of shape"),
-        (tensor(VECTORS, shape=[1, 2, 3]), "float32 tensor of shape"),
-        (tensor(VECTORS, shape=[2, 4]), r"\[2, 4\] has 24 bytes, not 32"),
-        (tensor(VECTORS, data=b"\0" * 23), "has 23 bytes, not 24"),
-        (tensor(VECTORS, shape=[-2, -3]), "at least one row"),
-        (tensor(VECTORS[:0]), "at least one row"),
-        (tensor(VECTORS[:, :0]), "at least one row"),
-        (tensor(VECTORS, shape=[2**62, 2**62]), "has 24 bytes"),
-    ],
-)
-def test_embeddings_that_are_none(embeddings, words):
-    with pytest.raises(InvalidParameterError, match=words) as caught:
-        explain(target={"similarity": {"embeddings": embeddings}})
-    assert caught.value.field == "target.similarity.embeddings"
 
 
 def test_rendering():
@@ -245,6 +189,25 @@ def test_every_choice_of_a_pair_method_is_known(name):
             {"target": {"similarity": {"images": [IMAGE, common_pb2.Image()]}}},
             "target.similarity.images[1].inline",
         ),
+        (
+            explain,
+            {"target": {"similarity": {"images": [IMAGE, SHORT]}}},
+            "target.similarity.images[1].digest.sha256",
+        ),
+        (
+            explain,
+            {"target": {"similarity": {"images": [IMAGE] * (MAX_PICTURES + 1)}}},
+            "target.similarity.images",
+        ),
+        (explain, {"image": SHORT}, "image.digest.sha256"),
+        (explain, {"image": NO_SIZE}, "image.digest.size_bytes"),
+        (explain, {"image": {"digest": {}}}, "image.digest.sha256"),
+        (explain, {"cache": UNKNOWN}, "cache"),
+        (pair, {"query": SHORT}, "query.digest.sha256"),
+        (pair, {"candidates": [IMAGE, {}, STORED, SHORT]}, "candidates[3].digest.sha256"),
+        (pair, {"candidates": [NO_SIZE]}, "candidates[0].digest.size_bytes"),
+        (pair, {"candidates": [IMAGE] * (MAX_PICTURES + 1)}, "candidates"),
+        (pair, {"cache": -1}, "cache"),
         (explain, {"rendering": {"color_map": UNKNOWN}}, "rendering.color_map"),
         (explain, {"rendering": {"color_map": -1}}, "rendering.color_map"),
         (explain, {"rendering": {"scale": UNKNOWN}}, "rendering.scale"),

@@ -30,7 +30,7 @@ from tests.support import vit
 GEOMETRY = GridGeometry(2, 3, 40, 50, Box(1.5, 0.0, 48.5, 40.0))
 MAP = np.array([[0.5, -1.0, 2.0], [0.0, 0.25, 1.0]], np.float32)
 DIAGNOSTICS = [field.name for field in explanation_service_pb2.Diagnostics.DESCRIPTOR.fields]
-TIMINGS = Timings(1.5, 0.25, 0.002, 0.1, 0.0, 0.5, cached_images=1, images=3)
+TIMINGS = Timings(1.5, 0.25, 0.002, 0.1, 0.0, 0.5, cached_images=1, images=3, cache_s=0.0625)
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +204,7 @@ def test_timing(model):
     assert timing.compute.ToNanoseconds() == 100_000_000
     assert timing.method.ToNanoseconds() == 0
     assert timing.render.ToNanoseconds() == 500_000_000
+    assert timing.cache.ToNanoseconds() == 62_500_000
     assert (timing.cached_images, timing.images) == (1, 3)
 
 

@@ -13,6 +13,7 @@ from pairlens.v1 import (
     explanation_service_pb2,
     metrics_pb2,
 )
+from pairlens_server.cache.policy import CachePolicy
 from pairlens_server.errors import InvalidParameterError
 from pairlens_server.fidelity.catalogue import METRICS
 from pairlens_server.fidelity.copies import Side
@@ -22,20 +23,26 @@ from pairlens_server.fidelity.parameters import ScoredClass
 from pairlens_server.fidelity.placing import Enlargement, ErasureOrder, ErasureUnit, Extent
 from pairlens_server.fidelity.pointing import EnergyPointingGame, PointingGame
 from pairlens_server.fidelity.substrates import Substrate
+from pairlens_server.images.sources import ImageDigest
 from pairlens_server.methods.parameters import Profile
 from pairlens_server.methods.rollout import Rollout
 from pairlens_server.methods.similarity import PooledDecomposition
+from pairlens_server.rpc.caller import Caller
 from pairlens_server.rpc.convert_scores import (
     MAX_BOXES,
+    MAX_METRICS,
     embed_command,
     metric_message,
     score_command,
 )
 from pairlens_server.service.commands import ClassTarget, SimilarityTarget
-from pairlens_server.service.score_commands import ScoreCommand
+from pairlens_server.service.score_commands import EmbedCommand, ScoreCommand
 
 IMAGE = common_pb2.Image(inline=b"file")
 OTHER = common_pb2.Image(inline=b"other")
+STORED = common_pb2.Image(digest={"sha256": bytes(range(32)), "size_bytes": 7})
+DIGEST = ImageDigest(bytes(range(32)).hex(), 7)
+CALLER = Caller(5.0, "indexer")
 WIRE = {
     common_pb2.DATA_TYPE_FLOAT32: "<f4",
     common_pb2.DATA_TYPE_FLOAT16: "<f2",
@@ -58,12 +65,14 @@ def command(*metrics: Any, **fields: Any) -> ScoreCommand:
     request = explanation_service_pb2.ScoreSaliencyRequest(
         **{"model": "m", "image": IMAGE, "metrics": metrics, **fields}
     )
-    return score_command(request, 5.0)
+    return score_command(request, CALLER)
 
 
 def test_what_is_left_out_stays_open():
     found = command({"deletion": {}}, method={"rollout": {}})
-    assert found == ScoreCommand("m", b"file", (Deletion(),), method=Rollout(), deadline_s=5.0)
+    assert found == ScoreCommand(
+        "m", b"file", (Deletion(),), method=Rollout(), deadline_s=5.0, client="indexer"
+    )
     assert found.enlargement is Enlargement.BILINEAR
     assert found.sides == ()
 
@@ -204,6 +213,10 @@ BOXES = [{"right": 1, "bottom": 1}]
         ({"model": ""}, "model"),
         ({"image": None}, "image"),
         ({"image": {}}, "image.inline"),
+        ({"image": {"digest": {"size_bytes": 1}}}, "image.digest.sha256"),
+        ({"cache": 99}, "cache"),
+        ({"metrics": [{"deletion": {}}] * (MAX_METRICS + 1)}, "metrics"),
+        ({"sides": ["SIDE_IMAGE"] * (MAX_METRICS + 1)}, "sides"),
         ({"heatmap": None}, "method"),
         ({"heatmap": {"values": plane(), "extent": 99}}, "heatmap.extent"),
         ({"heatmap": {}}, "heatmap.values.dtype"),
@@ -232,11 +245,31 @@ def test_what_cannot_be_read_is_named(fields, path):
     assert caught.value.field == path
 
 
+def test_a_picture_by_digest_and_the_cache():
+    found = command({"deletion": {}}, image=STORED, cache="CACHE_POLICY_REFRESH")
+    assert (found.image, found.cache) == (DIGEST, CachePolicy.REFRESH)
+
+
 def test_pictures_to_embed():
-    request = explanation_service_pb2.EmbedRequest(model="m", images=[IMAGE, {}, OTHER])
-    found = embed_command(request, 5.0)
+    request = explanation_service_pb2.EmbedRequest(
+        model="m", images=[IMAGE, {}, STORED], cache="CACHE_POLICY_BYPASS"
+    )
     # One without a source stays, to fail alone.
-    assert (found.model, found.images, found.deadline_s) == ("m", (b"file", b"", b"other"), 5.0)
+    assert embed_command(request, CALLER) == EmbedCommand(
+        "m", (b"file", b"", DIGEST), 5.0, CachePolicy.BYPASS, "indexer"
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"model": ""}, "model"),
+        ({"images": [IMAGE, {"digest": {}}]}, "images[1].digest.sha256"),
+        ({"cache": 99}, "cache"),
+    ],
+)
+def test_what_cannot_be_embedded_is_named(fields, path):
+    fields = {"model": "m", "images": [IMAGE], **fields}
     with pytest.raises(InvalidParameterError) as caught:
-        embed_command(explanation_service_pb2.EmbedRequest(images=[IMAGE]), None)
-    assert caught.value.field == "model"
+        embed_command(explanation_service_pb2.EmbedRequest(**fields), CALLER)
+    assert caught.value.field == path

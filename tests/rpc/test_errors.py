@@ -17,6 +17,8 @@ ROWS = [
     (errors.ModelNotFoundError, "NOT_FOUND", "MODEL_NOT_FOUND"),
     (errors.MethodUnsupportedError, "FAILED_PRECONDITION", "METHOD_UNSUPPORTED"),
     (errors.NotFiniteError, "FAILED_PRECONDITION", "NOT_FINITE"),
+    (errors.ImageMissingError, "FAILED_PRECONDITION", "IMAGE_MISSING"),
+    (errors.ImagesNotKeptError, "FAILED_PRECONDITION", "IMAGES_NOT_KEPT"),
     (errors.QueueFullError, "RESOURCE_EXHAUSTED", "QUEUE_FULL"),
     (errors.OutOfMemoryError, "RESOURCE_EXHAUSTED", "OUT_OF_MEMORY"),
     (errors.DeadlineUnreachableError, "DEADLINE_EXCEEDED", "DEADLINE_UNREACHABLE"),
@@ -35,11 +37,17 @@ def unpacked(status, kind):
     return found
 
 
+def made(kind, text, field=""):
+    if kind is errors.ImageMissingError:
+        return kind([errors.MissingImage(field, text, 1)])
+    return kind(text, field=field)
+
+
 @pytest.mark.parametrize(("kind", "code", "reason"), ROWS)
 def test_every_error_has_its_row(kind, code, reason):
-    status = to_status(kind("what is wrong"))
+    status = to_status(made(kind, "what is wrong"))
     assert status.code == getattr(grpc.StatusCode, code).value[0]
-    assert status.message == "what is wrong"
+    assert "what is wrong" in status.message
     (info,) = unpacked(status, error_details_pb2.ErrorInfo)
     assert (info.reason, info.domain, dict(info.metadata)) == (reason, "pairlens", {})
     assert not unpacked(status, error_details_pb2.BadRequest)
@@ -73,10 +81,11 @@ def test_a_class_without_a_row_has_that_of_its_base():
 
 @pytest.mark.parametrize("kind", [kind for kind, _, _ in ROWS])
 def test_the_field_at_fault_is_named(kind):
-    status = to_status(kind("too many", field="candidates[3]"))
+    status = to_status(made(kind, "too many", "candidates[3]"))
     (bad,) = unpacked(status, error_details_pb2.BadRequest)
     (violation,) = bad.field_violations
-    assert (violation.field, violation.description) == ("candidates[3]", "too many")
+    assert violation.field == "candidates[3]"
+    assert "too many" in violation.description
     (info,) = unpacked(status, error_details_pb2.ErrorInfo)
     assert dict(info.metadata) == {"field": "candidates[3]"}
 
@@ -110,6 +119,44 @@ def test_the_longest_texts_fit_into_the_metadata_of_grpc(character):
         assert set(text) == {character, "…"}
     percent_encoded, base64 = 3 * len(status.message.encode()), status.ByteSize() * 4 / 3
     assert percent_encoded + base64 < 8000
+
+
+SHA256 = "0123456789abcdef" * 4
+
+
+def test_missing_pictures_are_the_violations():
+    found = [errors.MissingImage(f"candidates[{i}]", SHA256, 10 + i) for i in range(2)]
+    status = to_status(errors.ImageMissingError(found))
+    assert status.message == (
+        f"candidates[0]: the picture {SHA256} is not here (and 1 more); upload it, or send it "
+        "inline"
+    )
+    (info,) = unpacked(status, error_details_pb2.ErrorInfo)
+    assert dict(info.metadata) == {"field": "candidates[0]"}
+    (failure,) = unpacked(status, error_details_pb2.PreconditionFailure)
+    assert [(v.type, v.subject, v.description) for v in failure.violations] == [
+        ("MISSING", f"images/{SHA256}/10", "candidates[0]"),
+        ("MISSING", f"images/{SHA256}/11", "candidates[1]"),
+    ]
+
+
+@pytest.mark.parametrize("character", ["x", "%", "猫", "🐈"])
+def test_any_number_of_missing_pictures_fits_into_the_metadata_of_grpc(character):
+    missing = [errors.MissingImage(character * 1000, SHA256, 2**63) for _ in range(65)]
+    status = to_status(errors.ImageMissingError(missing))
+    (failure,) = unpacked(status, error_details_pb2.PreconditionFailure)
+    assert len(failure.violations) == 16
+    assert {v.subject for v in failure.violations} == {f"images/{SHA256}/{2**63}"}
+    (bad,) = unpacked(status, error_details_pb2.BadRequest)
+    assert 97 <= len(bad.field_violations[0].field.encode()) <= 100
+    percent_encoded, base64 = 3 * len(status.message.encode()), status.ByteSize() * 4 / 3
+    assert percent_encoded + base64 < 8000
+
+
+def test_the_longest_field_of_an_error_fits_too():
+    error = errors.ModelNotFoundError("猫" * 20_000, field="f" * 5000, retry_after_s=1e6)
+    status = to_status(error, model="猫" * 20_000)
+    assert 3 * len(status.message.encode()) + status.ByteSize() * 4 / 3 < 8000
 
 
 def test_texts_up_to_the_limit_stay_whole():

@@ -1,7 +1,6 @@
 """The interceptor before servicers that a test decides, on a real connection."""
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Callable
 
 import grpc
@@ -11,16 +10,20 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from pairlens.v1 import model_service_pb2, model_service_pb2_grpc
+from pairlens.v1.admin_service_pb2_grpc import AdminServiceServicer
 from pairlens.v1.explanation_service_pb2_grpc import ExplanationServiceServicer
+from pairlens.v1.image_service_pb2_grpc import ImageServiceServicer
 from pairlens_server.errors import (
     ConfigurationError,
     DrainingError,
+    ImageMissingError,
     InvalidParameterError,
+    MissingImage,
     ModelNotFoundError,
     NotReadyError,
 )
 from pairlens_server.rpc.interceptor import CallInterceptor, Gate
-from pairlens_server.rpc.server import SERVICES, RpcServer
+from pairlens_server.rpc.server import SERVICES, RpcServer, Servicers
 
 
 class Scripted(model_service_pb2_grpc.ModelServiceServicer):
@@ -73,7 +76,14 @@ class Bench:
 @pytest.fixture
 async def loading() -> AsyncIterator[Bench]:
     bench = Bench()
-    await bench.server.start(ExplanationServiceServicer(), bench.servicer)
+    await bench.server.start(
+        Servicers(
+            ExplanationServiceServicer(),
+            bench.servicer,
+            ImageServiceServicer(),
+            AdminServiceServicer(),
+        )
+    )
     yield bench
     bench.servicer.go_on.set()
     await bench.channel.close()
@@ -118,6 +128,20 @@ async def test_the_missing_model_is_the_resource(bench):
     resource = error_details_pb2.ResourceInfo()
     assert details[-1].Unpack(resource)
     assert resource.resource_name == "other"
+
+
+async def test_any_number_of_missing_pictures_reaches_the_caller(bench):
+    found = [MissingImage("猫" * 1000, "0f" * 32, 2**63) for _ in range(65)]
+
+    def refuse() -> None:
+        raise ImageMissingError(found)
+
+    bench.servicer.act = refuse
+    code, reason, details = await bench.failure()
+    assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "IMAGE_MISSING")
+    failure = error_details_pb2.PreconditionFailure()
+    assert details[-1].Unpack(failure)
+    assert len(failure.violations) == 16
 
 
 async def test_a_bug_hides_its_text_and_the_next_call_works(bench, caplog):
@@ -212,60 +236,6 @@ async def test_the_gate_counts():
     gate.close()
     with pytest.raises(DrainingError), gate.admitted():
         pass
-
-
-class SlowSerializer:
-    """Serialises in its own time: a large answer."""
-
-    def __init__(self) -> None:
-        self.begun = threading.Event()
-        self.go_on = threading.Event()
-
-    def __call__(self, answer: object) -> bytes:
-        self.begun.set()
-        assert self.go_on.wait(10), "the loop stood still"
-        return b"answer"
-
-    async def wait_begun(self) -> None:
-        while not self.begun.is_set():
-            await asyncio.sleep(0.001)
-
-
-async def _guarded_call(gate: Gate, serializer: SlowSerializer) -> asyncio.Task[bytes]:
-    async def answer(request: object, context: object) -> object:
-        return request
-
-    async def continuation(_details: object) -> grpc.RpcMethodHandler:
-        return grpc.unary_unary_rpc_method_handler(answer, bytes.decode, serializer)
-
-    class Details:
-        method = "/pairlens.v1.ExplanationService/Explain"
-
-    handler = await CallInterceptor(gate).intercept_service(continuation, Details())
-    return asyncio.create_task(handler.unary_unary(b"request", None))
-
-
-async def test_the_loop_turns_while_an_answer_is_serialised_and_the_call_is_counted():
-    gate, serializer = Gate(), SlowSerializer()
-    gate.open()
-    call = await _guarded_call(gate, serializer)
-    await asyncio.wait_for(serializer.wait_begun(), 5)
-    assert gate.under_way == 1
-    serializer.go_on.set()  # only a loop that turns comes here
-    assert await call == b"answer"
-    assert gate.under_way == 0
-
-
-async def test_giving_up_while_an_answer_is_serialised():
-    gate, serializer = Gate(), SlowSerializer()
-    gate.open()
-    call = await _guarded_call(gate, serializer)
-    await asyncio.wait_for(serializer.wait_begun(), 5)
-    call.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await call
-    assert gate.under_way == 0
-    serializer.go_on.set()
 
 
 async def test_an_answer_that_cannot_be_serialised_is_a_bug(caplog):

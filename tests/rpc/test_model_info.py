@@ -259,8 +259,9 @@ def test_the_twin_with_random_weights_is_named():
 
 
 def test_limits():
-    limits = ServiceLimits(ImageLimits(10, 20, ("PNG",)), 3, 40, 50, 60, 7, 80)
-    assert limits_message(limits, 70) == model_service_pb2.Limits(
+    limits = ServiceLimits(ImageLimits(10, 20, ("PNG",)), 3, 40, 50, 60, 7, 80, 90)
+    found = limits_message(limits, 70, max_queued_cost=100, keeps_images=True)
+    assert found == model_service_pb2.Limits(
         max_request_bytes=70,
         max_image_bytes=10,
         max_image_pixels=20,
@@ -270,5 +271,8 @@ def test_limits():
         max_target_embeddings=60,
         max_metrics=7,
         max_copies=80,
+        max_digests=90,
+        max_queued_cost=100,
+        keeps_images=True,
         image_formats=["PNG"],
     )

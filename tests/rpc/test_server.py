@@ -3,16 +3,21 @@
 import asyncio
 
 import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from pairlens import cli_score
 from pairlens.v1 import (
+    admin_service_pb2_grpc,
     explanation_service_pb2,
     explanation_service_pb2_grpc,
+    image_service_pb2_grpc,
     model_service_pb2,
     model_service_pb2_grpc,
 )
 from pairlens_server.rpc import server as server_module
-from pairlens_server.rpc.server import RpcServer
+from pairlens_server.rpc.server import SERVICES, RpcServer, Servicers
 
 FASTER = 400
 AGES = ("grpc.max_connection_age_ms", "grpc.max_connection_age_grace_ms")
@@ -42,6 +47,11 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
         return model_service_pb2.ListModelsResponse()
 
 
+def servicers(explanations, models) -> Servicers:
+    images = image_service_pb2_grpc.ImageServiceServicer()
+    return Servicers(explanations, models, images, admin_service_pb2_grpc.AdminServiceServicer())
+
+
 async def test_the_longest_call_outlives_its_connection(monkeypatch):
     options = dict(server_module._OPTIONS)
     for name in AGES:
@@ -51,7 +61,7 @@ async def test_the_longest_call_outlives_its_connection(monkeypatch):
     slow, models = Slow(cli_score._TIMEOUT_S / FASTER), Models()
     server = RpcServer(1_000_000)
     target = server.bind("127.0.0.1:0")
-    await server.start(slow, models)
+    await server.start(servicers(slow, models))
     await server.open()
     try:
         async with grpc.aio.insecure_channel(target) as channel:
@@ -68,3 +78,46 @@ async def test_the_longest_call_outlives_its_connection(monkeypatch):
     # Not again on the new one.
     assert len(slow.peers) == 1
     assert slow.peers != models.peers
+
+
+async def test_every_service_is_there_and_listed():
+    server = RpcServer(1_000_000)
+    target = server.bind("127.0.0.1:0")
+    await server.start(
+        servicers(
+            explanation_service_pb2_grpc.ExplanationServiceServicer(),
+            model_service_pb2_grpc.ModelServiceServicer(),
+        )
+    )
+    await server.open()
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    health = health_pb2.HealthCheckResponse.SERVING
+    try:
+        async with grpc.aio.insecure_channel(target) as channel:
+            stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+            call = stub.ServerReflectionInfo(iter([request]))
+            listed = {s.name for s in (await call.read()).list_services_response.service}
+            call.cancel()
+            check = health_pb2_grpc.HealthStub(channel).Check
+            for name in SERVICES:
+                answer = await check(health_pb2.HealthCheckRequest(service=name), timeout=5)
+                assert answer.status == health
+            for service, method in (
+                ("ExplanationService", "Warm"),
+                ("ImageService", "UploadImages"),
+                ("AdminService", "GetCacheStats"),
+            ):
+                # The generated base refuses what is not overridden: registered, and guarded.
+                call = channel.unary_unary(f"/pairlens.v1.{service}/{method}")
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await call(b"", timeout=5)
+                assert caught.value.code() is not grpc.StatusCode.UNIMPLEMENTED
+    finally:
+        await server.drain(1)
+    assert set(SERVICES) == {
+        "pairlens.v1.ExplanationService",
+        "pairlens.v1.ModelService",
+        "pairlens.v1.ImageService",
+        "pairlens.v1.AdminService",
+    }
+    assert listed > set(SERVICES)

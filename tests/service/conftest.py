@@ -1,6 +1,6 @@
 import dataclasses
 import io
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
-from pairlens_server.cache.memory import ActivationCache
+from pairlens_server.cache.memory import MemoryTier
+from pairlens_server.cache.packing import Precision
+from pairlens_server.cache.tiers import Cache
 from pairlens_server.engine.engine import Engine, EngineSettings
 from pairlens_server.images.admission import ImageLimits, decode
 from pairlens_server.images.preprocess import input_pixels
@@ -38,7 +40,8 @@ MAX_TARGET_EMBEDDINGS = 20
 
 
 @cache
-def _models() -> tuple[LoadedModel, ...]:
+def bench_models() -> tuple[LoadedModel, ...]:
+    """Served by every bench, the same at every call."""
     headless = dataclasses.replace(vit(pooling="token", classes=0), name=HEADLESS)
     return (vit(), vit(pooling="token"), resnet(), headless)
 
@@ -49,8 +52,10 @@ class Bench:
     Args:
         models: Served besides those.
         max_candidates, max_rendered_pixels: Of a call.
-        cache_bytes: Of the cache.
-        max_batch: Of the engine.
+        cache_bytes, image_bytes: Of the cache's tiers.
+        precision: Of the cache.
+        images: Limits of each picture.
+        max_batch, max_queued: Of the engine.
     """
 
     def __init__(
@@ -59,24 +64,43 @@ class Bench:
         max_candidates: int = 8,
         max_rendered_pixels: int = 1_000_000,
         cache_bytes: int = 10_000_000,
+        image_bytes: int = 10_000_000,
+        precision: Precision = Precision.HALF,
+        images: ImageLimits | None = None,
         max_batch: int = 16,
+        max_queued: int = 512,
     ):
-        self.models = {model.name: model for model in (*_models(), *models)}
-        self.engine = Engine(EngineSettings(max_batch=max_batch))
-        self.cache = ActivationCache(cache_bytes)
+        self.models = {model.name: model for model in (*bench_models(), *models)}
+        self.engine = Engine(EngineSettings(max_batch=max_batch, max_queued=max_queued))
+        self.memory = MemoryTier(cache_bytes)
+        self.files = MemoryTier(image_bytes)
+        self.cache = Cache(self.memory, self.files, precision=precision)
         self.pool = ThreadPoolExecutor(2)
-        self.use_cases = ExplanationUseCases(
+        self.limits = ServiceLimits(
+            images or ImageLimits(),
+            max_candidates,
+            max_rendered_pixels,
+            max_match_values=3 * 24**2,
+            max_target_embeddings=MAX_TARGET_EMBEDDINGS,
+        )
+        self.use_cases = self.over(self.cache)
+
+    def over(
+        self, cache: Cache, pool: Executor | None = None, images: ImageLimits | None = None
+    ) -> ExplanationUseCases:
+        """Further use cases over the same engine, as of another server.
+
+        Args:
+            cache: Of theirs.
+            pool: Of theirs, where it is another one.
+            images: Limits of each picture, where they are others.
+        """
+        return ExplanationUseCases(
             ModelRegistry(tuple(self.models.values())),
             self.engine,
-            self.cache,
-            self.pool,
-            ServiceLimits(
-                ImageLimits(),
-                max_candidates,
-                max_rendered_pixels,
-                max_match_values=3 * 24**2,
-                max_target_embeddings=MAX_TARGET_EMBEDDINGS,
-            ),
+            cache,
+            pool or self.pool,
+            dataclasses.replace(self.limits, images=images or self.limits.images),
         )
 
     async def start(self) -> None:
@@ -101,6 +125,15 @@ class Bench:
 @pytest.fixture
 async def bench():
     made = Bench()
+    await made.start()
+    yield made
+    await made.stop()
+
+
+@pytest.fixture
+async def alone():
+    """A bench that runs every picture by itself: how a sum is rounded depends on the batch."""
+    made = Bench(max_batch=1)
     await made.start()
     yield made
     await made.stop()

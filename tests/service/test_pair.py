@@ -77,7 +77,7 @@ async def test_equal_pictures_of_one_call_are_computed_once(bench):
     assert outcome.timings.images == 4
     assert outcome.results[1].similarity == outcome.results[2].similarity
     needs = len(outcome.method.pair_needs())
-    assert len(bench.cache) == 2 * needs
+    assert len(bench.memory) == 2 * (needs + 1)  # and each picture's size
 
 
 async def test_options_resolve_and_reach_the_answer(bench):

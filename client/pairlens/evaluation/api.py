@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
+from pairlens._progress import StepsLine
 from pairlens.client import Client
 from pairlens.evaluation._listing import check_apart
-from pairlens.evaluation._progress import StepsLine
 from pairlens.evaluation.class_mosaics import ClassMosaics
 from pairlens.evaluation.dataset import Dataset, read_dataset
 from pairlens.evaluation.embeddings import Progress

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+from pairlens._progress import ProgressLine
 from pairlens.errors import (
     ImageFileError,
     ImageTooLargeError,
@@ -21,7 +22,6 @@ from pairlens.errors import (
 )
 from pairlens.evaluation import case_lists
 from pairlens.evaluation import journal as journals
-from pairlens.evaluation._progress import ProgressLine
 from pairlens.evaluation.journal import Contents, Header, Journal
 from pairlens.evaluation.protocol import JSON, Protocol, UnusableFileError
 from pairlens.evaluation.records import Record, Row, SkippedFile

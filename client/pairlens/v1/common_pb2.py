@@ -25,39 +25,43 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18pairlens/v1/common.proto\x12\x0bpairlens.v1\x1a\x1egoogle/protobuf/duration.proto\"K\n\x06Tensor\x12$\n\x05\x64type\x18\x01 \x01(\x0e\x32\x15.pairlens.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"#\n\x05Image\x12\x10\n\x06inline\x18\x01 \x01(\x0cH\x00\x42\x08\n\x06source\"?\n\x03\x42ox\x12\x0c\n\x04left\x18\x01 \x01(\x02\x12\x0b\n\x03top\x18\x02 \x01(\x02\x12\r\n\x05right\x18\x03 \x01(\x02\x12\x0e\n\x06\x62ottom\x18\x04 \x01(\x02\"z\n\x0cGridGeometry\x12\x0c\n\x04rows\x18\x01 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x02 \x01(\r\x12\x14\n\x0cimage_height\x18\x03 \x01(\r\x12\x13\n\x0bimage_width\x18\x04 \x01(\r\x12 \n\x06region\x18\x05 \x01(\x0b\x32\x10.pairlens.v1.Box\"\x87\x01\n\x07Heatmap\x12#\n\x06values\x18\x01 \x01(\x0b\x32\x13.pairlens.v1.Tensor\x12\x0b\n\x03min\x18\x02 \x01(\x02\x12\x0b\n\x03max\x18\x03 \x01(\x02\x12+\n\x08geometry\x18\x04 \x01(\x0b\x32\x19.pairlens.v1.GridGeometry\x12\x10\n\x08\x63onstant\x18\x05 \x01(\x08\"\xc6\x02\n\tRendering\x12\x11\n\tupsampled\x18\x01 \x01(\x08\x12\x0f\n\x07overlay\x18\x02 \x01(\x08\x12(\n\tcolor_map\x18\x03 \x01(\x0e\x32\x15.pairlens.v1.ColorMap\x12&\n\x05scale\x18\x04 \x01(\x0e\x32\x17.pairlens.v1.ColorScale\x12\x16\n\tfixed_min\x18\x05 \x01(\x02H\x00\x88\x01\x01\x12\x16\n\tfixed_max\x18\x06 \x01(\x02H\x01\x88\x01\x01\x12\x14\n\x07opacity\x18\x07 \x01(\x02H\x02\x88\x01\x01\x12\x31\n\rinterpolation\x18\x08 \x01(\x0e\x32\x1a.pairlens.v1.Interpolation\x12\x15\n\x08max_side\x18\t \x01(\rH\x03\x88\x01\x01\x42\x0c\n\n_fixed_minB\x0c\n\n_fixed_maxB\n\n\x08_opacityB\x0b\n\t_max_side\"G\n\x08Rendered\x12&\n\tupsampled\x18\x01 \x01(\x0b\x32\x13.pairlens.v1.Tensor\x12\x13\n\x0boverlay_png\x18\x02 \x01(\x0c\"\xb4\x01\n\nProvenance\x12\r\n\x05model\x18\x01 \x01(\t\x12\x19\n\x11model_fingerprint\x18\x02 \x01(\t\x12\x0e\n\x06method\x18\x03 \x01(\t\x12\x17\n\x0fmethod_revision\x18\x04 \x01(\r\x12\x1c\n\x14preprocessing_digest\x18\x05 \x01(\t\x12\r\n\x05\x64type\x18\x06 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x07 \x01(\t\x12\x16\n\x0eserver_version\x18\x08 \x01(\t\"\xb0\x02\n\x06Timing\x12(\n\x05total\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06\x64\x65\x63ode\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05queue\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x63ompute\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06method\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06render\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rcached_images\x18\x07 \x01(\r\x12\x0e\n\x06images\x18\x08 \x01(\r*\x91\x01\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x02\x12\x13\n\x0f\x44\x41TA_TYPE_UINT8\x10\x03\x12\x13\n\x0f\x44\x41TA_TYPE_INT64\x10\x04\x12\x12\n\x0e\x44\x41TA_TYPE_BOOL\x10\x05*f\n\x08\x43olorMap\x12\x19\n\x15\x43OLOR_MAP_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43OLOR_MAP_VIRIDIS\x10\x01\x12\x15\n\x11\x43OLOR_MAP_INFERNO\x10\x02\x12\x11\n\rCOLOR_MAP_JET\x10\x03*m\n\nColorScale\x12\x1b\n\x17\x43OLOR_SCALE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43OLOR_SCALE_IMAGE\x10\x01\x12\x14\n\x10\x43OLOR_SCALE_PAIR\x10\x02\x12\x15\n\x11\x43OLOR_SCALE_FIXED\x10\x03*\x80\x01\n\rInterpolation\x12\x1d\n\x19INTERPOLATION_UNSPECIFIED\x10\x00\x12\x19\n\x15INTERPOLATION_NEAREST\x10\x01\x12\x1a\n\x16INTERPOLATION_BILINEAR\x10\x02\x12\x19\n\x15INTERPOLATION_BICUBIC\x10\x03*`\n\x07Profile\x12\x17\n\x13PROFILE_UNSPECIFIED\x10\x00\x12\x12\n\x0ePROFILE_STRICT\x10\x01\x12\x15\n\x11PROFILE_REFERENCE\x10\x02\x12\x11\n\rPROFILE_PAPER\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18pairlens/v1/common.proto\x12\x0bpairlens.v1\x1a\x1egoogle/protobuf/duration.proto\"K\n\x06Tensor\x12$\n\x05\x64type\x18\x01 \x01(\x0e\x32\x15.pairlens.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"J\n\x05Image\x12\x10\n\x06inline\x18\x01 \x01(\x0cH\x00\x12%\n\x06\x64igest\x18\x02 \x01(\x0b\x32\x13.pairlens.v1.DigestH\x00\x42\x08\n\x06source\",\n\x06\x44igest\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\"?\n\x03\x42ox\x12\x0c\n\x04left\x18\x01 \x01(\x02\x12\x0b\n\x03top\x18\x02 \x01(\x02\x12\r\n\x05right\x18\x03 \x01(\x02\x12\x0e\n\x06\x62ottom\x18\x04 \x01(\x02\"z\n\x0cGridGeometry\x12\x0c\n\x04rows\x18\x01 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x02 \x01(\r\x12\x14\n\x0cimage_height\x18\x03 \x01(\r\x12\x13\n\x0bimage_width\x18\x04 \x01(\r\x12 \n\x06region\x18\x05 \x01(\x0b\x32\x10.pairlens.v1.Box\"\x87\x01\n\x07Heatmap\x12#\n\x06values\x18\x01 \x01(\x0b\x32\x13.pairlens.v1.Tensor\x12\x0b\n\x03min\x18\x02 \x01(\x02\x12\x0b\n\x03max\x18\x03 \x01(\x02\x12+\n\x08geometry\x18\x04 \x01(\x0b\x32\x19.pairlens.v1.GridGeometry\x12\x10\n\x08\x63onstant\x18\x05 \x01(\x08\"\xc6\x02\n\tRendering\x12\x11\n\tupsampled\x18\x01 \x01(\x08\x12\x0f\n\x07overlay\x18\x02 \x01(\x08\x12(\n\tcolor_map\x18\x03 \x01(\x0e\x32\x15.pairlens.v1.ColorMap\x12&\n\x05scale\x18\x04 \x01(\x0e\x32\x17.pairlens.v1.ColorScale\x12\x16\n\tfixed_min\x18\x05 \x01(\x02H\x00\x88\x01\x01\x12\x16\n\tfixed_max\x18\x06 \x01(\x02H\x01\x88\x01\x01\x12\x14\n\x07opacity\x18\x07 \x01(\x02H\x02\x88\x01\x01\x12\x31\n\rinterpolation\x18\x08 \x01(\x0e\x32\x1a.pairlens.v1.Interpolation\x12\x15\n\x08max_side\x18\t \x01(\rH\x03\x88\x01\x01\x42\x0c\n\n_fixed_minB\x0c\n\n_fixed_maxB\n\n\x08_opacityB\x0b\n\t_max_side\"G\n\x08Rendered\x12&\n\tupsampled\x18\x01 \x01(\x0b\x32\x13.pairlens.v1.Tensor\x12\x13\n\x0boverlay_png\x18\x02 \x01(\x0c\"\xb4\x01\n\nProvenance\x12\r\n\x05model\x18\x01 \x01(\t\x12\x19\n\x11model_fingerprint\x18\x02 \x01(\t\x12\x0e\n\x06method\x18\x03 \x01(\t\x12\x17\n\x0fmethod_revision\x18\x04 \x01(\r\x12\x1c\n\x14preprocessing_digest\x18\x05 \x01(\t\x12\r\n\x05\x64type\x18\x06 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x07 \x01(\t\x12\x16\n\x0eserver_version\x18\x08 \x01(\t\"\xda\x02\n\x06Timing\x12(\n\x05total\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06\x64\x65\x63ode\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05queue\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x63ompute\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06method\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06render\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rcached_images\x18\x07 \x01(\r\x12\x0e\n\x06images\x18\x08 \x01(\r\x12(\n\x05\x63\x61\x63he\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration*\x91\x01\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x02\x12\x13\n\x0f\x44\x41TA_TYPE_UINT8\x10\x03\x12\x13\n\x0f\x44\x41TA_TYPE_INT64\x10\x04\x12\x12\n\x0e\x44\x41TA_TYPE_BOOL\x10\x05*x\n\x0b\x43\x61\x63hePolicy\x12\x1c\n\x18\x43\x41\x43HE_POLICY_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43\x41\x43HE_POLICY_DEFAULT\x10\x01\x12\x17\n\x13\x43\x41\x43HE_POLICY_BYPASS\x10\x02\x12\x18\n\x14\x43\x41\x43HE_POLICY_REFRESH\x10\x03*f\n\x08\x43olorMap\x12\x19\n\x15\x43OLOR_MAP_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43OLOR_MAP_VIRIDIS\x10\x01\x12\x15\n\x11\x43OLOR_MAP_INFERNO\x10\x02\x12\x11\n\rCOLOR_MAP_JET\x10\x03*m\n\nColorScale\x12\x1b\n\x17\x43OLOR_SCALE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43OLOR_SCALE_IMAGE\x10\x01\x12\x14\n\x10\x43OLOR_SCALE_PAIR\x10\x02\x12\x15\n\x11\x43OLOR_SCALE_FIXED\x10\x03*\x80\x01\n\rInterpolation\x12\x1d\n\x19INTERPOLATION_UNSPECIFIED\x10\x00\x12\x19\n\x15INTERPOLATION_NEAREST\x10\x01\x12\x1a\n\x16INTERPOLATION_BILINEAR\x10\x02\x12\x19\n\x15INTERPOLATION_BICUBIC\x10\x03*`\n\x07Profile\x12\x17\n\x13PROFILE_UNSPECIFIED\x10\x00\x12\x12\n\x0ePROFILE_STRICT\x10\x01\x12\x15\n\x11PROFILE_REFERENCE\x10\x02\x12\x11\n\rPROFILE_PAPER\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pairlens.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DATATYPE']._serialized_start=1407
-  _globals['_DATATYPE']._serialized_end=1552
-  _globals['_COLORMAP']._serialized_start=1554
-  _globals['_COLORMAP']._serialized_end=1656
-  _globals['_COLORSCALE']._serialized_start=1658
-  _globals['_COLORSCALE']._serialized_end=1767
-  _globals['_INTERPOLATION']._serialized_start=1770
-  _globals['_INTERPOLATION']._serialized_end=1898
-  _globals['_PROFILE']._serialized_start=1900
-  _globals['_PROFILE']._serialized_end=1996
+  _globals['_DATATYPE']._serialized_start=1534
+  _globals['_DATATYPE']._serialized_end=1679
+  _globals['_CACHEPOLICY']._serialized_start=1681
+  _globals['_CACHEPOLICY']._serialized_end=1801
+  _globals['_COLORMAP']._serialized_start=1803
+  _globals['_COLORMAP']._serialized_end=1905
+  _globals['_COLORSCALE']._serialized_start=1907
+  _globals['_COLORSCALE']._serialized_end=2016
+  _globals['_INTERPOLATION']._serialized_start=2019
+  _globals['_INTERPOLATION']._serialized_end=2147
+  _globals['_PROFILE']._serialized_start=2149
+  _globals['_PROFILE']._serialized_end=2245
   _globals['_TENSOR']._serialized_start=73
   _globals['_TENSOR']._serialized_end=148
   _globals['_IMAGE']._serialized_start=150
-  _globals['_IMAGE']._serialized_end=185
-  _globals['_BOX']._serialized_start=187
-  _globals['_BOX']._serialized_end=250
-  _globals['_GRIDGEOMETRY']._serialized_start=252
-  _globals['_GRIDGEOMETRY']._serialized_end=374
-  _globals['_HEATMAP']._serialized_start=377
-  _globals['_HEATMAP']._serialized_end=512
-  _globals['_RENDERING']._serialized_start=515
-  _globals['_RENDERING']._serialized_end=841
-  _globals['_RENDERED']._serialized_start=843
-  _globals['_RENDERED']._serialized_end=914
-  _globals['_PROVENANCE']._serialized_start=917
-  _globals['_PROVENANCE']._serialized_end=1097
-  _globals['_TIMING']._serialized_start=1100
-  _globals['_TIMING']._serialized_end=1404
+  _globals['_IMAGE']._serialized_end=224
+  _globals['_DIGEST']._serialized_start=226
+  _globals['_DIGEST']._serialized_end=270
+  _globals['_BOX']._serialized_start=272
+  _globals['_BOX']._serialized_end=335
+  _globals['_GRIDGEOMETRY']._serialized_start=337
+  _globals['_GRIDGEOMETRY']._serialized_end=459
+  _globals['_HEATMAP']._serialized_start=462
+  _globals['_HEATMAP']._serialized_end=597
+  _globals['_RENDERING']._serialized_start=600
+  _globals['_RENDERING']._serialized_end=926
+  _globals['_RENDERED']._serialized_start=928
+  _globals['_RENDERED']._serialized_end=999
+  _globals['_PROVENANCE']._serialized_start=1002
+  _globals['_PROVENANCE']._serialized_end=1182
+  _globals['_TIMING']._serialized_start=1185
+  _globals['_TIMING']._serialized_end=1531
 # @@protoc_insertion_point(module_scope)

@@ -48,6 +48,34 @@ DATA_TYPE_BOOL: DataType.ValueType  # 5
 """one byte per element, 0 or 1"""
 global___DataType = DataType
 
+class _CachePolicy:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _CachePolicyEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_CachePolicy.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    CACHE_POLICY_UNSPECIFIED: _CachePolicy.ValueType  # 0
+    """DEFAULT"""
+    CACHE_POLICY_DEFAULT: _CachePolicy.ValueType  # 1
+    """Take what is there, compute the rest, keep it."""
+    CACHE_POLICY_BYPASS: _CachePolicy.ValueType  # 2
+    """Compute everything, and keep nothing."""
+    CACHE_POLICY_REFRESH: _CachePolicy.ValueType  # 3
+    """Compute everything, and write it over what is kept."""
+
+class CachePolicy(_CachePolicy, metaclass=_CachePolicyEnumTypeWrapper):
+    """How a call uses the cache of activations. Answers are the same under all of them."""
+
+CACHE_POLICY_UNSPECIFIED: CachePolicy.ValueType  # 0
+"""DEFAULT"""
+CACHE_POLICY_DEFAULT: CachePolicy.ValueType  # 1
+"""Take what is there, compute the rest, keep it."""
+CACHE_POLICY_BYPASS: CachePolicy.ValueType  # 2
+"""Compute everything, and keep nothing."""
+CACHE_POLICY_REFRESH: CachePolicy.ValueType  # 3
+"""Compute everything, and write it over what is kept."""
+global___CachePolicy = CachePolicy
+
 class _ColorMap:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -202,20 +230,50 @@ class Image(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     INLINE_FIELD_NUMBER: builtins.int
+    DIGEST_FIELD_NUMBER: builtins.int
     inline: builtins.bytes
     """The encoded file: JPEG, PNG, WebP, BMP, TIFF or GIF (one frame). At most
     Limits.max_image_bytes long and Limits.max_image_pixels large.
     """
+    @property
+    def digest(self) -> global___Digest:
+        """A file that was uploaded with ImageService, or one whose results the server still has.
+        When it has to be looked at and is not there, the call fails with IMAGE_MISSING.
+        """
+
     def __init__(
         self,
         *,
         inline: builtins.bytes = ...,
+        digest: global___Digest | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["inline", b"inline", "source", b"source"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["inline", b"inline", "source", b"source"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["source", b"source"]) -> typing.Literal["inline"] | None: ...
+    def HasField(self, field_name: typing.Literal["digest", b"digest", "inline", b"inline", "source", b"source"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["digest", b"digest", "inline", b"inline", "source", b"source"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["source", b"source"]) -> typing.Literal["inline", "digest"] | None: ...
 
 global___Image = Image
+
+@typing.final
+class Digest(google.protobuf.message.Message):
+    """What a file is known by."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: builtins.int
+    SIZE_BYTES_FIELD_NUMBER: builtins.int
+    sha256: builtins.bytes
+    """SHA-256 of the file's bytes: 32 bytes. Required."""
+    size_bytes: builtins.int
+    """Length of the file in bytes. Required: 1 to Limits.max_image_bytes."""
+    def __init__(
+        self,
+        *,
+        sha256: builtins.bytes = ...,
+        size_bytes: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["sha256", b"sha256", "size_bytes", b"size_bytes"]) -> None: ...
+
+global___Digest = Digest
 
 @typing.final
 class Box(google.protobuf.message.Message):
@@ -472,6 +530,7 @@ class Timing(google.protobuf.message.Message):
     RENDER_FIELD_NUMBER: builtins.int
     CACHED_IMAGES_FIELD_NUMBER: builtins.int
     IMAGES_FIELD_NUMBER: builtins.int
+    CACHE_FIELD_NUMBER: builtins.int
     cached_images: builtins.int
     """Pictures of the call whose activations were all cached, and all its pictures."""
     images: builtins.int
@@ -499,6 +558,10 @@ class Timing(google.protobuf.message.Message):
     def render(self) -> google.protobuf.duration_pb2.Duration:
         """Drawing and encoding."""
 
+    @property
+    def cache(self) -> google.protobuf.duration_pb2.Duration:
+        """Waiting for the shared cache (Redis)."""
+
     def __init__(
         self,
         *,
@@ -510,8 +573,9 @@ class Timing(google.protobuf.message.Message):
         render: google.protobuf.duration_pb2.Duration | None = ...,
         cached_images: builtins.int = ...,
         images: builtins.int = ...,
+        cache: google.protobuf.duration_pb2.Duration | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["compute", b"compute", "decode", b"decode", "method", b"method", "queue", b"queue", "render", b"render", "total", b"total"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["cached_images", b"cached_images", "compute", b"compute", "decode", b"decode", "images", b"images", "method", b"method", "queue", b"queue", "render", b"render", "total", b"total"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["cache", b"cache", "compute", b"compute", "decode", b"decode", "method", b"method", "queue", b"queue", "render", b"render", "total", b"total"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["cache", b"cache", "cached_images", b"cached_images", "compute", b"compute", "decode", b"decode", "images", b"images", "method", b"method", "queue", b"queue", "render", b"render", "total", b"total"]) -> None: ...
 
 global___Timing = Timing

@@ -5,8 +5,8 @@ The service that explains single pictures and pairs of pictures.
 
 Errors of every RPC carry a google.rpc.ErrorInfo with domain "pairlens" and
 one of the reasons below, and where they apply BadRequest (the field and what
-is wrong with it), RetryInfo and ResourceInfo. Texts are at most 1,000 bytes long,
-resource_name 100; longer ones are cut.
+is wrong with it), RetryInfo, ResourceInfo and PreconditionFailure. Texts are at most 1,000
+bytes long, of IMAGE_MISSING 400, resource_name and fields 100; longer ones are cut.
 
   INVALID_ARGUMENT     INVALID_PARAMETER   a field is missing or out of range
                        IMAGE_UNDECODABLE   no picture, a broken or an animated one
@@ -15,6 +15,14 @@ resource_name 100; longer ones are cut.
   FAILED_PRECONDITION  METHOD_UNSUPPORTED  this model cannot give this method
                        NOT_FINITE          the model's numbers for this picture overflow
                                            its dtype
+                       IMAGE_MISSING       a picture sent by digest has to be looked at and
+                                           is not there: PreconditionFailure with
+                                           violations of type "MISSING", subject
+                                           "images/SHA256/SIZE" and the field as the
+                                           description, for at most 16 pictures. Ask
+                                           FindMissingImages about all of the call's,
+                                           upload, and call again
+                       IMAGES_NOT_KEPT     of ImageService: this server keeps no images
   RESOURCE_EXHAUSTED   QUEUE_FULL          try again after RetryInfo
                        OUT_OF_MEMORY       the device could not hold the work; as above
   DEADLINE_EXCEEDED    DEADLINE_UNREACHABLE  the deadline passed before the device was free
@@ -22,7 +30,8 @@ resource_name 100; longer ones are cut.
   INTERNAL             INTERNAL            a bug; the id in the message is in the server's log
 
 Every RPC can give NOT_READY, DRAINING and INTERNAL, and INVALID_PARAMETER for a
-message that cannot be parsed; what else it can give is said with it. A client whose
+message that cannot be parsed; what else it can give is said with it. Every RPC that takes
+an Image can give IMAGE_MISSING, of the whole call. A client whose
 own deadline passes first sees DEADLINE_EXCEEDED without details.
 
 gRPC itself answers RESOURCE_EXHAUSTED, with no details, to a message over
@@ -140,8 +149,10 @@ class ExplainRequest(google.protobuf.message.Message):
     METHOD_FIELD_NUMBER: builtins.int
     TARGET_FIELD_NUMBER: builtins.int
     RENDERING_FIELD_NUMBER: builtins.int
+    CACHE_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name of a served model. Required."""
+    cache: pairlens.v1.common_pb2.CachePolicy.ValueType
     @property
     def image(self) -> pairlens.v1.common_pb2.Image:
         """Required."""
@@ -168,9 +179,10 @@ class ExplainRequest(google.protobuf.message.Message):
         method: pairlens.v1.methods_pb2.ExplanationMethod | None = ...,
         target: pairlens.v1.methods_pb2.Target | None = ...,
         rendering: pairlens.v1.common_pb2.Rendering | None = ...,
+        cache: pairlens.v1.common_pb2.CachePolicy.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["image", b"image", "method", b"method", "rendering", b"rendering", "target", b"target"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["image", b"image", "method", b"method", "model", b"model", "rendering", b"rendering", "target", b"target"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cache", b"cache", "image", b"image", "method", b"method", "model", b"model", "rendering", b"rendering", "target", b"target"]) -> None: ...
 
 global___ExplainRequest = ExplainRequest
 
@@ -458,8 +470,10 @@ class PairSimilarityRequest(google.protobuf.message.Message):
     CANDIDATES_FIELD_NUMBER: builtins.int
     METHOD_FIELD_NUMBER: builtins.int
     RENDERING_FIELD_NUMBER: builtins.int
+    CACHE_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name of a served model. Required."""
+    cache: pairlens.v1.common_pb2.CachePolicy.ValueType
     @property
     def query(self) -> pairlens.v1.common_pb2.Image:
         """Required."""
@@ -484,9 +498,10 @@ class PairSimilarityRequest(google.protobuf.message.Message):
         candidates: collections.abc.Iterable[pairlens.v1.common_pb2.Image] | None = ...,
         method: pairlens.v1.methods_pb2.PairMethod | None = ...,
         rendering: pairlens.v1.common_pb2.Rendering | None = ...,
+        cache: pairlens.v1.common_pb2.CachePolicy.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["method", b"method", "query", b"query", "rendering", b"rendering"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["candidates", b"candidates", "method", b"method", "model", b"model", "query", b"query", "rendering", b"rendering"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cache", b"cache", "candidates", b"candidates", "method", b"method", "model", b"model", "query", b"query", "rendering", b"rendering"]) -> None: ...
 
 global___PairSimilarityRequest = PairSimilarityRequest
 
@@ -695,11 +710,14 @@ class ScoreSaliencyRequest(google.protobuf.message.Message):
     ENLARGEMENT_FIELD_NUMBER: builtins.int
     REGION_FIELD_NUMBER: builtins.int
     RETURN_EMBEDDINGS_FIELD_NUMBER: builtins.int
+    CACHE_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name of a served model. Required."""
     enlargement: global___Enlargement.ValueType
     return_embeddings: builtins.bool
     """Return the embedding of every copy of a curve; with a similarity target alone."""
+    cache: pairlens.v1.common_pb2.CachePolicy.ValueType
+    """Of what is recorded of the clean pictures; scores of changed copies are never kept."""
     @property
     def image(self) -> pairlens.v1.common_pb2.Image:
         """Required."""
@@ -757,9 +775,10 @@ class ScoreSaliencyRequest(google.protobuf.message.Message):
         enlargement: global___Enlargement.ValueType = ...,
         region: global___Region | None = ...,
         return_embeddings: builtins.bool = ...,
+        cache: pairlens.v1.common_pb2.CachePolicy.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["heatmap", b"heatmap", "image", b"image", "method", b"method", "pair_method", b"pair_method", "partner_heatmap", b"partner_heatmap", "region", b"region", "saliency", b"saliency", "target", b"target"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["enlargement", b"enlargement", "heatmap", b"heatmap", "image", b"image", "method", b"method", "metrics", b"metrics", "model", b"model", "pair_method", b"pair_method", "partner_heatmap", b"partner_heatmap", "region", b"region", "return_embeddings", b"return_embeddings", "saliency", b"saliency", "sides", b"sides", "target", b"target"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cache", b"cache", "enlargement", b"enlargement", "heatmap", b"heatmap", "image", b"image", "method", b"method", "metrics", b"metrics", "model", b"model", "pair_method", b"pair_method", "partner_heatmap", b"partner_heatmap", "region", b"region", "return_embeddings", b"return_embeddings", "saliency", b"saliency", "sides", b"sides", "target", b"target"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["saliency", b"saliency"]) -> typing.Literal["heatmap", "method", "pair_method"] | None: ...
 
 global___ScoreSaliencyRequest = ScoreSaliencyRequest
@@ -937,8 +956,10 @@ class EmbedRequest(google.protobuf.message.Message):
 
     MODEL_FIELD_NUMBER: builtins.int
     IMAGES_FIELD_NUMBER: builtins.int
+    CACHE_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name of a served model. Required."""
+    cache: pairlens.v1.common_pb2.CachePolicy.ValueType
     @property
     def images(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[pairlens.v1.common_pb2.Image]:
         """From 1 to Limits.max_candidates."""
@@ -948,8 +969,9 @@ class EmbedRequest(google.protobuf.message.Message):
         *,
         model: builtins.str = ...,
         images: collections.abc.Iterable[pairlens.v1.common_pb2.Image] | None = ...,
+        cache: pairlens.v1.common_pb2.CachePolicy.ValueType = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["images", b"images", "model", b"model"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cache", b"cache", "images", b"images", "model", b"model"]) -> None: ...
 
 global___EmbedRequest = EmbedRequest
 
@@ -1007,3 +1029,105 @@ class EmbedResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["provenance", b"provenance", "results", b"results", "timing", b"timing"]) -> None: ...
 
 global___EmbedResponse = EmbedResponse
+
+@typing.final
+class WarmRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    IMAGES_FIELD_NUMBER: builtins.int
+    METHODS_FIELD_NUMBER: builtins.int
+    PAIR_METHODS_FIELD_NUMBER: builtins.int
+    CACHE_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    """Name of a served model. Required."""
+    cache: pairlens.v1.common_pb2.CachePolicy.ValueType
+    """BYPASS is refused."""
+    @property
+    def images(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[pairlens.v1.common_pb2.Image]:
+        """From 1 to Limits.max_candidates."""
+
+    @property
+    def methods(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[pairlens.v1.methods_pb2.ExplanationMethod]:
+        """Methods of Explain, for their default target; those that need another picture as a target
+        are refused. Methods of PairSimilarity, of which all that does not depend on the partner is
+        computed. Default, where neither is named: ModelInfo.default_pair_method, and embeddings.
+        """
+
+    @property
+    def pair_methods(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[pairlens.v1.methods_pb2.PairMethod]: ...
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        images: collections.abc.Iterable[pairlens.v1.common_pb2.Image] | None = ...,
+        methods: collections.abc.Iterable[pairlens.v1.methods_pb2.ExplanationMethod] | None = ...,
+        pair_methods: collections.abc.Iterable[pairlens.v1.methods_pb2.PairMethod] | None = ...,
+        cache: pairlens.v1.common_pb2.CachePolicy.ValueType = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cache", b"cache", "images", b"images", "methods", b"methods", "model", b"model", "pair_methods", b"pair_methods"]) -> None: ...
+
+global___WarmRequest = WarmRequest
+
+@typing.final
+class Warmed(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CACHED_FIELD_NUMBER: builtins.int
+    cached: builtins.bool
+    """Whether everything was there already."""
+    def __init__(
+        self,
+        *,
+        cached: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cached", b"cached"]) -> None: ...
+
+global___Warmed = Warmed
+
+@typing.final
+class WarmResult(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WARMED_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    @property
+    def warmed(self) -> global___Warmed: ...
+    @property
+    def error(self) -> google.rpc.status_pb2.Status:
+        """Why this picture alone could not be used: IMAGE_UNDECODABLE, IMAGE_TOO_LARGE, NOT_FINITE."""
+
+    def __init__(
+        self,
+        *,
+        warmed: global___Warmed | None = ...,
+        error: google.rpc.status_pb2.Status | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["error", b"error", "outcome", b"outcome", "warmed", b"warmed"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["error", b"error", "outcome", b"outcome", "warmed", b"warmed"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["outcome", b"outcome"]) -> typing.Literal["warmed", "error"] | None: ...
+
+global___WarmResult = WarmResult
+
+@typing.final
+class WarmResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: builtins.int
+    TIMING_FIELD_NUMBER: builtins.int
+    @property
+    def results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___WarmResult]:
+        """One for each picture, in their order."""
+
+    @property
+    def timing(self) -> pairlens.v1.common_pb2.Timing: ...
+    def __init__(
+        self,
+        *,
+        results: collections.abc.Iterable[global___WarmResult] | None = ...,
+        timing: pairlens.v1.common_pb2.Timing | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["timing", b"timing"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["results", b"results", "timing", b"timing"]) -> None: ...
+
+global___WarmResponse = WarmResponse

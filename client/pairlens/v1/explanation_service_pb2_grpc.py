@@ -54,6 +54,11 @@ class ExplanationServiceStub(object):
                 request_serializer=pairlens_dot_v1_dot_explanation__service__pb2.EmbedRequest.SerializeToString,
                 response_deserializer=pairlens_dot_v1_dot_explanation__service__pb2.EmbedResponse.FromString,
                 _registered_method=True)
+        self.Warm = channel.unary_unary(
+                '/pairlens.v1.ExplanationService/Warm',
+                request_serializer=pairlens_dot_v1_dot_explanation__service__pb2.WarmRequest.SerializeToString,
+                response_deserializer=pairlens_dot_v1_dot_explanation__service__pb2.WarmResponse.FromString,
+                _registered_method=True)
 
 
 class ExplanationServiceServicer(object):
@@ -108,6 +113,16 @@ class ExplanationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Warm(self, request, context):
+        """Fills the cache: computes what the named methods need of many pictures, so that calls
+        that ask for them later find it. Answers no maps.
+
+        Errors: those of Embed, and METHOD_UNSUPPORTED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ExplanationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -130,6 +145,11 @@ def add_ExplanationServiceServicer_to_server(servicer, server):
                     servicer.Embed,
                     request_deserializer=pairlens_dot_v1_dot_explanation__service__pb2.EmbedRequest.FromString,
                     response_serializer=pairlens_dot_v1_dot_explanation__service__pb2.EmbedResponse.SerializeToString,
+            ),
+            'Warm': grpc.unary_unary_rpc_method_handler(
+                    servicer.Warm,
+                    request_deserializer=pairlens_dot_v1_dot_explanation__service__pb2.WarmRequest.FromString,
+                    response_serializer=pairlens_dot_v1_dot_explanation__service__pb2.WarmResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -240,6 +260,33 @@ class ExplanationService(object):
             '/pairlens.v1.ExplanationService/Embed',
             pairlens_dot_v1_dot_explanation__service__pb2.EmbedRequest.SerializeToString,
             pairlens_dot_v1_dot_explanation__service__pb2.EmbedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Warm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pairlens.v1.ExplanationService/Warm',
+            pairlens_dot_v1_dot_explanation__service__pb2.WarmRequest.SerializeToString,
+            pairlens_dot_v1_dot_explanation__service__pb2.WarmResponse.FromString,
             options,
             channel_credentials,
             insecure,

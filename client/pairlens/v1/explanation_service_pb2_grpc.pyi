@@ -5,8 +5,8 @@ The service that explains single pictures and pairs of pictures.
 
 Errors of every RPC carry a google.rpc.ErrorInfo with domain "pairlens" and
 one of the reasons below, and where they apply BadRequest (the field and what
-is wrong with it), RetryInfo and ResourceInfo. Texts are at most 1,000 bytes long,
-resource_name 100; longer ones are cut.
+is wrong with it), RetryInfo, ResourceInfo and PreconditionFailure. Texts are at most 1,000
+bytes long, of IMAGE_MISSING 400, resource_name and fields 100; longer ones are cut.
 
   INVALID_ARGUMENT     INVALID_PARAMETER   a field is missing or out of range
                        IMAGE_UNDECODABLE   no picture, a broken or an animated one
@@ -15,6 +15,14 @@ resource_name 100; longer ones are cut.
   FAILED_PRECONDITION  METHOD_UNSUPPORTED  this model cannot give this method
                        NOT_FINITE          the model's numbers for this picture overflow
                                            its dtype
+                       IMAGE_MISSING       a picture sent by digest has to be looked at and
+                                           is not there: PreconditionFailure with
+                                           violations of type "MISSING", subject
+                                           "images/SHA256/SIZE" and the field as the
+                                           description, for at most 16 pictures. Ask
+                                           FindMissingImages about all of the call's,
+                                           upload, and call again
+                       IMAGES_NOT_KEPT     of ImageService: this server keeps no images
   RESOURCE_EXHAUSTED   QUEUE_FULL          try again after RetryInfo
                        OUT_OF_MEMORY       the device could not hold the work; as above
   DEADLINE_EXCEEDED    DEADLINE_UNREACHABLE  the deadline passed before the device was free
@@ -22,7 +30,8 @@ resource_name 100; longer ones are cut.
   INTERNAL             INTERNAL            a bug; the id in the message is in the server's log
 
 Every RPC can give NOT_READY, DRAINING and INTERNAL, and INVALID_PARAMETER for a
-message that cannot be parsed; what else it can give is said with it. A client whose
+message that cannot be parsed; what else it can give is said with it. Every RPC that takes
+an Image can give IMAGE_MISSING, of the whole call. A client whose
 own deadline passes first sees DEADLINE_EXCEEDED without details.
 
 gRPC itself answers RESOURCE_EXHAUSTED, with no details, to a message over
@@ -94,6 +103,16 @@ class ExplanationServiceStub:
     IMAGE_TOO_LARGE, NOT_FINITE.
     """
 
+    Warm: grpc.UnaryUnaryMultiCallable[
+        pairlens.v1.explanation_service_pb2.WarmRequest,
+        pairlens.v1.explanation_service_pb2.WarmResponse,
+    ]
+    """Fills the cache: computes what the named methods need of many pictures, so that calls
+    that ask for them later find it. Answers no maps.
+
+    Errors: those of Embed, and METHOD_UNSUPPORTED.
+    """
+
 class ExplanationServiceAsyncStub:
     Explain: grpc.aio.UnaryUnaryMultiCallable[
         pairlens.v1.explanation_service_pb2.ExplainRequest,
@@ -142,6 +161,16 @@ class ExplanationServiceAsyncStub:
     Errors of the call: INVALID_PARAMETER, MODEL_NOT_FOUND, QUEUE_FULL, OUT_OF_MEMORY,
     DEADLINE_UNREACHABLE, and those of every RPC. Errors of a picture: IMAGE_UNDECODABLE,
     IMAGE_TOO_LARGE, NOT_FINITE.
+    """
+
+    Warm: grpc.aio.UnaryUnaryMultiCallable[
+        pairlens.v1.explanation_service_pb2.WarmRequest,
+        pairlens.v1.explanation_service_pb2.WarmResponse,
+    ]
+    """Fills the cache: computes what the named methods need of many pictures, so that calls
+    that ask for them later find it. Answers no maps.
+
+    Errors: those of Embed, and METHOD_UNSUPPORTED.
     """
 
 class ExplanationServiceServicer(metaclass=abc.ABCMeta):
@@ -200,6 +229,18 @@ class ExplanationServiceServicer(metaclass=abc.ABCMeta):
         Errors of the call: INVALID_PARAMETER, MODEL_NOT_FOUND, QUEUE_FULL, OUT_OF_MEMORY,
         DEADLINE_UNREACHABLE, and those of every RPC. Errors of a picture: IMAGE_UNDECODABLE,
         IMAGE_TOO_LARGE, NOT_FINITE.
+        """
+
+    @abc.abstractmethod
+    def Warm(
+        self,
+        request: pairlens.v1.explanation_service_pb2.WarmRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pairlens.v1.explanation_service_pb2.WarmResponse, collections.abc.Awaitable[pairlens.v1.explanation_service_pb2.WarmResponse]]:
+        """Fills the cache: computes what the named methods need of many pictures, so that calls
+        that ask for them later find it. Answers no maps.
+
+        Errors: those of Embed, and METHOD_UNSUPPORTED.
         """
 
 def add_ExplanationServiceServicer_to_server(servicer: ExplanationServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

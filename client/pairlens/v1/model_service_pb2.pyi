@@ -468,6 +468,9 @@ class Limits(google.protobuf.message.Message):
     MAX_TARGET_EMBEDDINGS_FIELD_NUMBER: builtins.int
     MAX_METRICS_FIELD_NUMBER: builtins.int
     MAX_COPIES_FIELD_NUMBER: builtins.int
+    MAX_DIGESTS_FIELD_NUMBER: builtins.int
+    MAX_QUEUED_COST_FIELD_NUMBER: builtins.int
+    KEEPS_IMAGES_FIELD_NUMBER: builtins.int
     max_request_bytes: builtins.int
     max_image_bytes: builtins.int
     max_image_pixels: builtins.int
@@ -484,6 +487,14 @@ class Limits(google.protobuf.message.Message):
     """Of ScoreSaliencyRequest.metrics."""
     max_copies: builtins.int
     """Copies that one ScoreSaliency may take, the clean picture included."""
+    max_digests: builtins.int
+    """Of FindMissingImagesRequest.digests."""
+    max_queued_cost: builtins.int
+    """Work that may wait for the device, in units of a plain forward pass of one picture; calls
+    beyond are refused with QUEUE_FULL.
+    """
+    keeps_images: builtins.bool
+    """Whether pictures can be uploaded with ImageService."""
     @property
     def image_formats(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Accepted file formats ("JPEG", "PNG", ...)."""
@@ -501,7 +512,10 @@ class Limits(google.protobuf.message.Message):
         max_target_embeddings: builtins.int = ...,
         max_metrics: builtins.int = ...,
         max_copies: builtins.int = ...,
+        max_digests: builtins.int = ...,
+        max_queued_cost: builtins.int = ...,
+        keeps_images: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["image_formats", b"image_formats", "max_candidates", b"max_candidates", "max_copies", b"max_copies", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "max_match_values", b"max_match_values", "max_metrics", b"max_metrics", "max_rendered_pixels", b"max_rendered_pixels", "max_request_bytes", b"max_request_bytes", "max_target_embeddings", b"max_target_embeddings"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["image_formats", b"image_formats", "keeps_images", b"keeps_images", "max_candidates", b"max_candidates", "max_copies", b"max_copies", "max_digests", b"max_digests", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "max_match_values", b"max_match_values", "max_metrics", b"max_metrics", "max_queued_cost", b"max_queued_cost", "max_rendered_pixels", b"max_rendered_pixels", "max_request_bytes", b"max_request_bytes", "max_target_embeddings", b"max_target_embeddings"]) -> None: ...
 
 global___Limits = Limits

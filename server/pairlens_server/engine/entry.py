@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -20,7 +21,7 @@ class Recording:
     Attributes:
         values: float32 CPU tensors without a batch dimension, each owning its memory.
         parts: Of an entry with a chunk: its partial results, on the CPU.
-        queue_s: Seconds from admission to the start of the batch.
+        queue_s: Seconds from the moment its pixels were there to the start of the batch.
         compute_s: Seconds that the batch took on the device thread.
         batch_size: Pictures that shared the pass.
     """
@@ -55,26 +56,74 @@ class Chunk:
     start: int
     stop: int
 
+    @property
+    def cost(self) -> float:
+        """Plain forward passes of one picture that it takes."""
+        return float((self.stop - self.start) * self.probe.weight)
 
-@dataclass(frozen=True, eq=False)
+    @property
+    def remaining_cost(self) -> float:
+        """The same of this chunk and all after it."""
+        return float((self.probe.steps - self.start) * self.probe.weight)
+
+
+@dataclass(eq=False)
 class Entry:
-    """One picture waiting for a forward pass, or a probe's pictures for a chunk of its passes.
+    """One picture on its way to a forward pass, or a probe's pictures to a chunk of its passes.
 
     Attributes:
         model: The model to run.
-        pixels: float32 [3, H, W], normalised, on the CPU; with a chunk, what its probe
-            takes, [pictures, 3, H, W] for some.
-        activations: What to record, derived ones included.
-        future: Where the recording goes; done when nobody waits any more.
-        admitted_s: Event-loop time of admission.
+        client: Who asks; what one client wants of one model is a flow of its own.
+        cost: Plain forward passes of one picture that it takes, a multiple of 1/2.
         deadline_s: Event-loop time after which nobody waits, or None.
+        future: Where the recording goes; done when nobody waits any more.
+        activations: What to record, derived ones included.
         chunk: Of a probe, instead of activations; runs alone.
+        pixels: float32 [3, H, W], normalised, on the CPU; with a chunk, what its probe
+            takes, [pictures, 3, H, W] for some. None until they are there.
+        number: Its place in the order of admission.
+        queued_s: Event-loop time at which its pixels were there.
     """
 
     model: LoadedModel
-    pixels: Tensor
-    activations: tuple[Activation, ...]
-    future: asyncio.Future[Recording]
-    admitted_s: float
+    client: str
+    cost: float
     deadline_s: float | None
+    future: asyncio.Future[Recording]
+    activations: tuple[Activation, ...] = ()
     chunk: Chunk | None = None
+    pixels: Tensor | None = None
+    number: int = 0
+    queued_s: float = 0.0
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self.future.done()
+
+    @property
+    def begun(self) -> bool:
+        """Whether it goes on with what has run in part; such an entry is never refused."""
+        return self.chunk is not None and self.chunk.start > 0
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Entries of one model that run together, or one entry with a chunk."""
+
+    entries: tuple[Entry, ...]
+
+    @property
+    def model(self) -> LoadedModel:
+        """Whose they are."""
+        return self.entries[0].model
+
+    @property
+    def chunk(self) -> Chunk | None:
+        """What runs instead of a recording."""
+        return self.entries[0].chunk
+
+    @cached_property
+    def cost(self) -> float:
+        """Plain forward passes of one picture."""
+        return sum(entry.cost for entry in self.entries)

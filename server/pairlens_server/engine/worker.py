@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from pairlens_server.engine.entry import Chunk
+from pairlens_server.engine.staging import Staged, Stager
 from pairlens_server.errors import OutOfMemoryError
 from pairlens_server.models.loaded import LoadedModel
 from pairlens_server.recording.activations import Activation, evaluate, primitives
@@ -18,11 +21,41 @@ from pairlens_server.recording.recorder import Recorder
 SCRATCH_BYTES = 2 * 2**30
 """What a batch may hold besides a plain forward pass; heavier ones run in parts."""
 
+_COSTS_KEPT = 1024
+
 Job = tuple[Tensor, tuple[Activation, ...]]
 """Pixels float32 [3, H, W] and the activations wanted of them."""
 
 Recorded = dict[Activation, Tensor]
 """Activations of one picture on the CPU."""
+
+
+class Backend(Protocol):
+    """What the engine has its batches run by; see `DeviceWorker`."""
+
+    def facts(self, model: LoadedModel) -> ModelFacts:
+        """What a model can give."""
+        ...
+
+    def cost(self, model: LoadedModel, activations: tuple[Activation, ...]) -> float:
+        """Plain forward passes of one picture that recording these takes."""
+        ...
+
+    def stage(self, model: LoadedModel, pixels: Sequence[Tensor]) -> Staged | None:
+        """Make pictures ready, on a thread of its own."""
+        ...
+
+    def run(
+        self, model: LoadedModel, jobs: Sequence[Job], staged: Staged | None = None
+    ) -> list[Recorded | Exception]:
+        """Record a batch."""
+        ...
+
+    def run_chunk(
+        self, model: LoadedModel, pixels: Tensor, chunk: Chunk
+    ) -> tuple[Tensor, ...] | Exception:
+        """Run some of a probe's copies."""
+        ...
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -50,20 +83,48 @@ def _alone(error: Exception) -> Exception:
 
 
 class DeviceWorker:
-    """Owns the recorders. Every call but `facts` belongs on the one device thread."""
+    """Owns the recorders.
+
+    `facts` and `cost` belong to any thread, `stage` to one, and all else to the one device
+    thread.
+    """
 
     def __init__(self, models: Sequence[LoadedModel]):
         self._recorders: dict[str, Recorder] = {m.name: Recorder(m) for m in models}
+        self._stager = Stager()
+        self._costs = lru_cache(maxsize=_COSTS_KEPT)(self._cost)
 
     def facts(self, model: LoadedModel) -> ModelFacts:
         """What a model can give."""
         return self._recorders[model.name].facts
 
-    def run(self, model: LoadedModel, jobs: Sequence[Job]) -> list[Recorded | Exception]:
+    def cost(self, model: LoadedModel, activations: tuple[Activation, ...]) -> float:
+        """Plain forward passes of one picture that recording these takes; see `Recorder.cost`."""
+        return self._costs(model.name, activations)
+
+    def stage(self, model: LoadedModel, pixels: Sequence[Tensor]) -> Staged | None:
+        """Make the pictures of a batch ready for `run`.
+
+        Returns:
+            None when that fails; `run` then finds out whose fault it is.
+        """
+        try:
+            return self._stager.stage(pixels, model.device)
+        except Exception:
+            return None
+
+    def run(
+        self, model: LoadedModel, jobs: Sequence[Job], staged: Staged | None = None
+    ) -> list[Recorded | Exception]:
         """Record a batch; a failing batch is halved until the failure stands alone.
 
         So a picture that cannot be computed never takes its batch mates with it, and a
         batch too large for the device runs in smaller ones.
+
+        Args:
+            model: The model to run.
+            jobs: Of the pictures.
+            staged: The pictures, where they were made ready beforehand.
 
         Returns:
             For each job its activations or the error of that job alone.
@@ -72,7 +133,7 @@ class DeviceWorker:
             RuntimeError: The device itself is broken; nothing will run on it any more.
         """
         try:
-            return list(self._record(model, jobs))
+            return list(self._record(model, jobs, None if staged is None else staged.take()))
         except Exception as error:
             if _is_broken_device(error):
                 raise
@@ -80,8 +141,8 @@ class DeviceWorker:
         # Only here, where the failed batch's tensors are let go, can smaller ones fit.
         if len(jobs) == 1:
             return [failure]
-        if isinstance(failure, OutOfMemoryError) and model.device.type == "cuda":
-            torch.cuda.empty_cache()
+        if isinstance(failure, OutOfMemoryError):
+            _empty_cache(model)
         half = len(jobs) // 2
         return [*self.run(model, jobs[:half]), *self.run(model, jobs[half:])]
 
@@ -112,8 +173,7 @@ class DeviceWorker:
             failure = _alone(error)
         if chunk.stop - chunk.start == 1 or not isinstance(failure, OutOfMemoryError):
             return failure
-        if model.device.type == "cuda":
-            torch.cuda.empty_cache()
+        _empty_cache(model)
         middle = (chunk.start + chunk.stop) // 2
         parts: tuple[Tensor, ...] = ()
         for start, stop in ((chunk.start, middle), (middle, chunk.stop)):
@@ -123,7 +183,12 @@ class DeviceWorker:
             parts += half
         return parts
 
-    def _record(self, model: LoadedModel, jobs: Sequence[Job]) -> list[Recorded]:
+    def _cost(self, name: str, activations: tuple[Activation, ...]) -> float:
+        return self._recorders[name].cost(activations)
+
+    def _record(
+        self, model: LoadedModel, jobs: Sequence[Job], pixels: Tensor | None
+    ) -> list[Recorded]:
         facts = self._recorders[model.name].facts
         needed = [
             sum(p.scratch_bytes(facts) for p in primitives(activations, facts))
@@ -131,10 +196,14 @@ class DeviceWorker:
         ]
         results: list[Recorded] = []
         for start, stop in _within(needed, SCRATCH_BYTES):
-            results += self._record_at_once(model, jobs[start:stop])
+            part = jobs[start:stop]
+            stacked = torch.stack([p for p, _ in part]) if pixels is None else pixels[start:stop]
+            results += self._record_at_once(model, part, stacked)
         return results
 
-    def _record_at_once(self, model: LoadedModel, jobs: Sequence[Job]) -> list[Recorded]:
+    def _record_at_once(
+        self, model: LoadedModel, jobs: Sequence[Job], pixels: Tensor
+    ) -> list[Recorded]:
         recorder = self._recorders[model.name]
         asked: dict[Activation, list[int]] = {}
         wanted: dict[Activation, list[int]] = {}
@@ -143,7 +212,7 @@ class DeviceWorker:
                 asked.setdefault(activation, []).append(picture)
             for primitive in primitives(activations, recorder.facts):
                 wanted.setdefault(primitive, []).append(picture)
-        found = recorder.record(torch.stack([pixels for pixels, _ in jobs]), wanted)
+        found = recorder.record(pixels, wanted)
         results: list[Recorded] = [{} for _ in jobs]
         with torch.no_grad():
             for activation, pictures in asked.items():
@@ -158,6 +227,11 @@ class DeviceWorker:
                         memory_format=torch.contiguous_format
                     )
         return results
+
+
+def _empty_cache(model: LoadedModel) -> None:
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _within(needed: Sequence[int], limit: int) -> list[tuple[int, int]]:

@@ -108,16 +108,44 @@ def measure(data: bytes, limits: ImageLimits, field: str) -> tuple[int, int]:
         return height, width
 
 
+def check_length(size_bytes: int, limits: ImageLimits, field: str) -> None:
+    """Refuse a file by its length.
+
+    Raises:
+        ImageUndecodableError: It is empty.
+        ImageTooLargeError: It is longer than allowed.
+    """
+    if not size_bytes:
+        raise ImageUndecodableError(f"{field}: the picture has no bytes", field=field)
+    if size_bytes > limits.max_bytes:
+        raise ImageTooLargeError(
+            f"{field}: the file has {size_bytes} bytes, the limit is {limits.max_bytes}",
+            field=field,
+        )
+
+
+def check_size(height: int, width: int, limits: ImageLimits, field: str) -> None:
+    """Refuse a picture by its size in pixels.
+
+    Raises:
+        ImageTooLargeError: More pixels, in all or along one side, than allowed.
+    """
+    if width * height > limits.max_pixels:
+        raise ImageTooLargeError(
+            f"{field}: {width} x {height} = {width * height} pixels, "
+            f"the limit is {limits.max_pixels}",
+            field=field,
+        )
+    if max(width, height) > _MAX_SIDE:
+        raise ImageTooLargeError(
+            f"{field}: {width} x {height} pixels, the limit of a side is {_MAX_SIDE}", field=field
+        )
+
+
 @contextmanager
 def _opened(data: bytes, limits: ImageLimits, field: str) -> Iterator[ImageFile.ImageFile]:
     """The file behind its header checks; what Pillow raises in the block becomes typed."""
-    if not data:
-        raise ImageUndecodableError(f"{field}: the picture has no bytes", field=field)
-    if len(data) > limits.max_bytes:
-        raise ImageTooLargeError(
-            f"{field}: the file has {len(data)} bytes, the limit is {limits.max_bytes}",
-            field=field,
-        )
+    check_length(len(data), limits, field)
     name = _format(data)
     if name not in limits.formats:
         accepted = ", ".join(limits.formats)
@@ -168,16 +196,7 @@ def _format(data: bytes) -> str:
 def _check_header(file: ImageFile.ImageFile, limits: ImageLimits, field: str) -> None:
     """Refuses by size and number of frames, before any pixel is decoded."""
     width, height = file.size
-    if width * height > limits.max_pixels:
-        raise ImageTooLargeError(
-            f"{field}: {width} x {height} = {width * height} pixels, "
-            f"the limit is {limits.max_pixels}",
-            field=field,
-        )
-    if max(width, height) > _MAX_SIDE:
-        raise ImageTooLargeError(
-            f"{field}: {width} x {height} pixels, the limit of a side is {_MAX_SIDE}", field=field
-        )
+    check_size(height, width, limits, field)
     if width < 1 or height < 1:
         raise ImageUndecodableError(f"{field}: the picture has no pixels", field=field)
     # In MPO, a JPEG with further JPEGs behind it, phones keep previews and depth maps.

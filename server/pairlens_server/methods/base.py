@@ -146,6 +146,9 @@ class Method(ABC):
 class ProbeResult(Activation):
     """What `ExplanationMethod.probe` came to; only the service and the cache handle it."""
 
+    # Small, and differences of large scores are taken of it.
+    exact = True
+
     method: str
     target: ScoreTarget
 

@@ -243,11 +243,17 @@ class ScoreCam(TargetedMethod):
         facts: ModelFacts,
         target: ScoreTarget | None,
     ) -> Probe:
-        """See `ExplanationMethod.probe`: the score under each distinct mask."""
+        """See `ExplanationMethod.probe`: the score under each channel's mask.
+
+        By channel, not by distinct mask: which masks are equal, and their order, hangs on the
+        last bits of the features, and these scores may outlive them in the cache.
+        """
         (features,) = self.needs(facts, target)
-        masks, _ = cam_weights.channel_masks(recorded[features])
+        masks, of_channel = cam_weights.channel_masks(recorded[features])
         layout = facts.layout
-        return MaskedScores(given(target), masks, layout.unseen_bottom, layout.unseen_right)
+        return MaskedScores(
+            given(target), masks, layout.unseen_bottom, layout.unseen_right, of_channel
+        )
 
     def explain(
         self,
@@ -258,7 +264,5 @@ class ScoreCam(TargetedMethod):
         """See `ExplanationMethod.explain`; values at least 0."""
         (needed,) = self.needs(facts, target)
         features = recorded[needed]
-        _, mask_of_channel = cam_weights.channel_masks(features)
-        scores = recorded[self.probed(given(target))][mask_of_channel]
-        weights = cam_weights.score_cam_weights(scores)
+        weights = cam_weights.score_cam_weights(recorded[self.probed(given(target))])
         return Findings(cam_weights.score_cam(features[None], weights[None])[0])

@@ -48,6 +48,9 @@ class UnitMaps(Derived):
         strongest: How many more.
     """
 
+    # Half precision has no odd numbers above 2048, and a ViT-B has 3072 units.
+    exact = True
+
     block: int
     unit: int | None
     strongest: int

@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from enum import Enum
+from functools import cached_property
 
 
 class ResizeMode(str, Enum):
@@ -44,7 +45,7 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Hex hash of all settings; part of every cache key."""
         text = json.dumps(asdict(self), sort_keys=True)

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -19,7 +20,14 @@ from pairlens_server.recording.facts import ModelFacts
 
 @dataclass(frozen=True)
 class Activation:
-    """Base of all activations; equal values name the same tensor."""
+    """Base of all activations; equal values name the same tensor.
+
+    Attributes:
+        exact: Whether it is kept as float32 whatever the cache's precision is: small, and
+            read by callers as it stands.
+    """
+
+    exact: ClassVar[bool] = False
 
     def scratch_bytes(self, facts: ModelFacts) -> int:
         """About how much memory it takes on the device, a picture, until a batch is done.

@@ -116,6 +116,8 @@ class LayerScoreGradient(Activation):
 class TransformerAttributionRow(Activation):
     """[tokens + 1]: TIBAV's rollout row of the readout; the last value is the drift."""
 
+    exact = True
+
     start_block: int
     target: ScoreTarget
     single_precision: bool
@@ -131,10 +133,14 @@ class TransformerAttributionRow(Activation):
 class Logits(Activation):
     """[classes]: output of the class head."""
 
+    exact = True
+
 
 @dataclass(frozen=True)
 class Embedding(Activation):
     """[embedding_size]: pooled features after the projection, not normalised."""
+
+    exact = True
 
 
 @dataclass(frozen=True)
@@ -175,6 +181,9 @@ class GradientContributions(Activation):
     The last value is the target's score; signed sums over all places meet it under LIBRA.
     """
 
+    # The two are subtracted, to say how well they meet.
+    exact = True
+
     target: ScoreTarget
     rule: GradientRule
     absolute: bool
@@ -195,6 +204,8 @@ class HiddenActivations(Activation):
 @dataclass(frozen=True)
 class KeypointCounts(Activation):
     """[cells]: SIFT keypoints of the model's input in each patch."""
+
+    exact = True
 
     dedupe: bool
 

@@ -93,11 +93,12 @@ class MaskedScores(Probe):
     and maximum *after* that, and multiplied onto the normalised picture, so that 0 shows the
     mean colour of the training data (pytorch-grad-cam's `ScoreCAM`).
 
-    Result: [M], the score under each mask.
+    Result: [M], the score under each mask; with `uses`, [uses], the score under each use.
 
     Attributes:
         target: What is scored.
         masks: [M, rows, columns] on the CPU, of any range.
+        uses: int64, the masks whose scores are the result, or None for each once.
         unseen_bottom, unseen_right: Input pixels at those edges that the masks do not
             cover; see `TokenLayout`.
     """
@@ -106,6 +107,7 @@ class MaskedScores(Probe):
     masks: Tensor
     unseen_bottom: int = 0
     unseen_right: int = 0
+    uses: Tensor | None = None
 
     @property
     def steps(self) -> int:
@@ -122,7 +124,8 @@ class MaskedScores(Probe):
 
     def combine(self, parts: Sequence[Tensor]) -> Tensor:
         """See `Probe.combine`."""
-        return torch.cat(list(parts)).float()
+        scores = torch.cat(list(parts)).float()
+        return scores if self.uses is None else scores[self.uses.to(scores.device)]
 
 
 def enlarge_masks(masks: Tensor, height: int, width: int) -> Tensor:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 
 import torch
 from torch import Tensor
 
 from pairlens_server.models.loaded import LoadedModel
-from pairlens_server.recording.activations import Activation, Wanted
+from pairlens_server.recording.activations import Activation, Wanted, primitives
 from pairlens_server.recording.anatomy import anatomy_of
 from pairlens_server.recording.attributions import attribution_pass
 from pairlens_server.recording.balanced import SoundBatchNorm
@@ -45,6 +45,20 @@ class Kind(Enum):
     CONTRIBUTIONS = "FullGrad"
     PIXELS = "no pass at all"
 
+
+_PASSES = {
+    Kind.STILL: 1.0,
+    Kind.PLAIN: 2.5,
+    Kind.LIBRA: 3.0,
+    Kind.LAYER_SCORES: 2.5,
+    Kind.ATTRIBUTION: 10.0,
+    Kind.CONTRIBUTIONS: 3.0,
+    Kind.PIXELS: 0.0,
+}
+"""Plain forward passes that a pass takes, as `Method.forward_passes`, to the nearest half."""
+
+_SHORT_GRAPH = 1.5
+"""The same of a pass whose graph begins at the layer that CAMs look at by default."""
 
 _RULES = {Kind.STILL: None, Kind.PLAIN: GradientRule.PLAIN, Kind.LIBRA: GradientRule.LIBRA}
 
@@ -103,6 +117,15 @@ class Recorder:
                     pieces[activation].update(rows)
         return whole | in_order(pieces, {a: wanted[a] for a, rows in pieces.items() if rows})
 
+    def cost(self, activations: Iterable[Activation]) -> float:
+        """Plain forward passes of one picture that recording these of it takes, about.
+
+        A multiple of 1/2, so that sums are exact, and at least 1. Any thread may ask.
+        """
+        wanted = dict.fromkeys(primitives(activations, self.facts), (0,))
+        passes = self._shared_out(wanted)
+        return sum((self._passes(kind, asked) for kind, asked in passes.items()), 0.0) or 1.0
+
     def scores(self, pixels: Tensor, target: ScoreTarget) -> Tensor:
         """See `ProbeModel.scores`."""
         with torch.no_grad():
@@ -145,6 +168,14 @@ class Recorder:
             KeypointCounts: Kind.PIXELS,
         }
         return kinds.get(type(activation), Kind.STILL)
+
+    def _passes(self, kind: Kind, asked: Iterable[Activation]) -> float:
+        gradients = [a for a in asked if self._kind(a) is not Kind.STILL]
+        shallow = all(
+            isinstance(a, FeatureGradient) and a.layer == self.facts.cam_layer for a in gradients
+        )
+        graph = kind in (Kind.PLAIN, Kind.LIBRA) and shallow
+        return _SHORT_GRAPH if graph else _PASSES[kind]
 
     def _shared_out(self, wanted: Wanted) -> dict[Kind, dict[Activation, list[int]]]:
         """Activations by kind of pass; what needs no graph rides along where one is built."""

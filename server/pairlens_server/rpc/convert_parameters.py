@@ -105,6 +105,7 @@ def _is_repeated(field: Any) -> bool:
     return bool(field.label == field.LABEL_REPEATED if repeated is None else repeated)
 
 
+@cache
 def _wrapper(field: FieldDescriptor) -> Any:
     """The module-level wrapper of a field's enum."""
     assert field.enum_type is not None

@@ -9,6 +9,14 @@ from pairlens.rendering import ColorMap, ColorScale, Interpolation
 from pairlens.v1 import common_pb2, explanation_service_pb2, methods_pb2
 from pairlens_server.errors import InvalidParameterError
 from pairlens_server.images.render import RenderOptions, fixed_range
+from pairlens_server.rpc.caller import Caller
+from pairlens_server.rpc.convert_cache import read_policy
+from pairlens_server.rpc.convert_images import (
+    MAX_PICTURES,
+    check_count,
+    read_sources,
+    required_source,
+)
 from pairlens_server.rpc.convert_methods import explanation_method, pair_method
 from pairlens_server.rpc.enums import from_proto
 from pairlens_server.service.commands import (
@@ -21,46 +29,42 @@ from pairlens_server.service.commands import (
 
 
 def explain_command(
-    request: explanation_service_pb2.ExplainRequest, deadline_s: float | None
+    request: explanation_service_pb2.ExplainRequest, caller: Caller
 ) -> ExplainCommand:
     """Read a request of Explain.
-
-    Args:
-        request: The request.
-        deadline_s: Event-loop time after which nobody waits; None for never.
 
     Raises:
         InvalidParameterError: Names the field as in the contract.
     """
     return ExplainCommand(
         model=required_model(request.model),
-        image=required_file(request.image if request.HasField("image") else None, "image"),
+        image=required_source(request.image if request.HasField("image") else None, "image"),
         method=explanation_method(request.method) if request.HasField("method") else None,
         target=read_target(request.target) if request.HasField("target") else None,
         rendering=_rendering(request.rendering) if request.HasField("rendering") else None,
-        deadline_s=deadline_s,
+        deadline_s=caller.deadline_s,
+        cache=read_policy(request.cache),
+        client=caller.client,
     )
 
 
 def pair_command(
-    request: explanation_service_pb2.PairSimilarityRequest, deadline_s: float | None
+    request: explanation_service_pb2.PairSimilarityRequest, caller: Caller
 ) -> PairCommand:
     """Read a request of PairSimilarity; a candidate without a source stays empty, to fail alone.
-
-    Args:
-        request: The request.
-        deadline_s: Event-loop time after which nobody waits; None for never.
 
     Raises:
         InvalidParameterError: Names the field as in the contract.
     """
     return PairCommand(
         model=required_model(request.model),
-        query=required_file(request.query if request.HasField("query") else None, "query"),
-        candidates=tuple(candidate.inline for candidate in request.candidates),
+        query=required_source(request.query if request.HasField("query") else None, "query"),
+        candidates=read_sources(request.candidates, "candidates"),
         method=pair_method(request.method) if request.HasField("method") else None,
         rendering=_rendering(request.rendering) if request.HasField("rendering") else None,
-        deadline_s=deadline_s,
+        deadline_s=caller.deadline_s,
+        cache=read_policy(request.cache),
+        client=caller.client,
     )
 
 
@@ -73,19 +77,6 @@ def required_model(name: str) -> str:
     if not name:
         raise InvalidParameterError("model is required; ListModels has the names", field="model")
     return name
-
-
-def required_file(image: common_pb2.Image | None, field: str) -> bytes:
-    """The encoded file of a picture in a request.
-
-    Raises:
-        InvalidParameterError: It is missing.
-    """
-    if image is None:
-        raise InvalidParameterError(f"{field} is required", field=field)
-    if image.WhichOneof("source") is None:
-        raise InvalidParameterError(f"{field} has no source", field=f"{field}.inline")
-    return image.inline
 
 
 def read_target(message: methods_pb2.Target) -> Target:
@@ -112,8 +103,9 @@ def read_target(message: methods_pb2.Target) -> Target:
 
 def _similarity(message: methods_pb2.SimilarityTarget) -> SimilarityTarget:
     path = "target.similarity"
+    check_count(message.images, MAX_PICTURES, f"{path}.images")
     images = tuple(
-        required_file(image, f"{path}.images[{index}]")
+        required_source(image, f"{path}.images[{index}]")
         for index, image in enumerate(message.images)
     )
     embeddings = None

@@ -6,6 +6,8 @@ constructor of another, whole and once per level, and holds the GIL meanwhile.
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import numpy as np
 from google.protobuf import duration_pb2
 from numpy.typing import NDArray
@@ -30,6 +32,9 @@ from pairlens_server.service.commands import (
     Timings,
 )
 
+# What is the same in every answer of a model; hashing its settings takes longer than the rest.
+_OF_MODELS: WeakKeyDictionary[LoadedModel, common_pb2.Provenance] = WeakKeyDictionary()
+
 
 def dtype_name(model: LoadedModel) -> str:
     """What a model computes in, as the contract names it ("float32")."""
@@ -43,26 +48,18 @@ def write_tensor(message: common_pb2.Tensor, values: Float32Array) -> None:
     message.data = np.ascontiguousarray(values, dtype="<f4").tobytes()
 
 
-def geometry_message(geometry: GridGeometry) -> common_pb2.GridGeometry:
-    """Where the cells of a map lie."""
-    box = geometry.region
-    return common_pb2.GridGeometry(
-        rows=geometry.rows,
-        columns=geometry.columns,
-        image_height=geometry.image_height,
-        image_width=geometry.image_width,
-        region=common_pb2.Box(left=box.left, top=box.top, right=box.right, bottom=box.bottom),
-    )
-
-
-def heatmap_message(values: Float32Array, geometry: GridGeometry) -> common_pb2.Heatmap:
-    """A map with its range and geometry."""
+def write_heatmap(
+    message: common_pb2.Heatmap, values: Float32Array, geometry: GridGeometry
+) -> None:
+    """Write a map with its range and geometry."""
     low, high = float(values.min()), float(values.max())
-    message = common_pb2.Heatmap(
-        min=low, max=high, geometry=geometry_message(geometry), constant=low == high
-    )
+    message.min, message.max, message.constant = low, high, low == high
     write_tensor(message.values, values)
-    return message
+    where, box = message.geometry, geometry.region
+    where.rows, where.columns = geometry.rows, geometry.columns
+    where.image_height, where.image_width = geometry.image_height, geometry.image_width
+    region = where.region
+    region.left, region.top, region.right, region.bottom = box.left, box.top, box.right, box.bottom
 
 
 def _write_rendered(message: common_pb2.Rendered, rendered: Rendered) -> None:
@@ -75,22 +72,27 @@ def _write_rendered(message: common_pb2.Rendered, rendered: Rendered) -> None:
 
 def provenance_message(model: LoadedModel, method: Method | None) -> common_pb2.Provenance:
     """Enough to repeat an answer; None where no method ran."""
-    return common_pb2.Provenance(
-        model=model.name,
-        model_fingerprint=model.fingerprint,
-        method=method.name if method else "",
-        method_revision=method.revision if method else 0,
-        preprocessing_digest=model.preprocessing.digest,
-        dtype=dtype_name(model),
-        device=str(model.device),
-        server_version=__version__,
-    )
+    of_model = _OF_MODELS.get(model)
+    if of_model is None:
+        of_model = common_pb2.Provenance(
+            model=model.name,
+            model_fingerprint=model.fingerprint,
+            preprocessing_digest=model.preprocessing.digest,
+            dtype=dtype_name(model),
+            device=str(model.device),
+            server_version=__version__,
+        )
+        _OF_MODELS[model] = of_model
+    message = common_pb2.Provenance()
+    message.CopyFrom(of_model)
+    if method is not None:
+        message.method, message.method_revision = method.name, method.revision
+    return message
 
 
 def _duration(seconds: float) -> duration_pb2.Duration:
-    duration = duration_pb2.Duration()
-    duration.FromNanoseconds(round(seconds * 1e9))
-    return duration
+    whole, nanos = divmod(round(seconds * 1e9), 10**9)
+    return duration_pb2.Duration(seconds=whole, nanos=nanos)
 
 
 def timing_message(timings: Timings) -> common_pb2.Timing:
@@ -102,6 +104,7 @@ def timing_message(timings: Timings) -> common_pb2.Timing:
         compute=_duration(timings.compute_s),
         method=_duration(timings.method_s),
         render=_duration(timings.render_s),
+        cache=_duration(timings.cache_s),
         cached_images=timings.cached_images,
         images=timings.images,
     )
@@ -110,7 +113,6 @@ def timing_message(timings: Timings) -> common_pb2.Timing:
 def explain_response(outcome: ExplainOutcome) -> explanation_service_pb2.ExplainResponse:
     """Convert an answer of Explain."""
     response = explanation_service_pb2.ExplainResponse(
-        heatmap=heatmap_message(outcome.heatmap, outcome.geometry),
         target=None if outcome.target is None else target_message(outcome.target),
         method=explanation_message(outcome.method),
         provenance=provenance_message(outcome.model, outcome.method),
@@ -130,6 +132,7 @@ def explain_response(outcome: ExplainOutcome) -> explanation_service_pb2.Explain
             prefix_share=outcome.prefix_share,
         ),
     )
+    write_heatmap(response.heatmap, outcome.heatmap, outcome.geometry)
     if outcome.rendered is not None:
         _write_rendered(response.rendered, outcome.rendered)
     if outcome.mask is not None:
@@ -156,7 +159,7 @@ def target_message(target: ResolvedTarget) -> explanation_service_pb2.ResolvedTa
 
 
 def _write_panel(message: explanation_service_pb2.Panel, panel: PanelOutcome) -> None:
-    message.heatmap.CopyFrom(heatmap_message(panel.heatmap, panel.geometry))
+    write_heatmap(message.heatmap, panel.heatmap, panel.geometry)
     for name in ("block", "head", "unit"):
         value = getattr(panel, name)
         if value is not None:
@@ -175,7 +178,7 @@ def write_mask(message: common_pb2.Tensor, mask: NDArray[np.bool_]) -> None:
 
 
 def _write_side(message: explanation_service_pb2.SideMap, side: SideMap) -> None:
-    message.heatmap.CopyFrom(heatmap_message(side.heatmap, side.geometry))
+    write_heatmap(message.heatmap, side.heatmap, side.geometry)
     # In float64, so that the parts add up as far as float32 allows.
     message.sum = float(side.heatmap.sum(dtype=np.float64))
     message.bias_share = side.bias_share

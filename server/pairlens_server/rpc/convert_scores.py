@@ -17,6 +17,9 @@ from pairlens_server.fidelity.copies import Side
 from pairlens_server.fidelity.localisation import RegionOfInterest
 from pairlens_server.fidelity.metrics import Metric
 from pairlens_server.fidelity.placing import Enlargement, Extent
+from pairlens_server.rpc.caller import Caller
+from pairlens_server.rpc.convert_cache import read_policy
+from pairlens_server.rpc.convert_images import check_count, read_sources, required_source
 from pairlens_server.rpc.convert_methods import (
     explanation_message,
     explanation_method,
@@ -24,12 +27,12 @@ from pairlens_server.rpc.convert_methods import (
     pair_method,
 )
 from pairlens_server.rpc.convert_parameters import read_parameters, write_parameters
-from pairlens_server.rpc.convert_requests import read_target, required_file, required_model
+from pairlens_server.rpc.convert_requests import read_target, required_model
 from pairlens_server.rpc.convert_responses import (
-    heatmap_message,
     provenance_message,
     target_message,
     timing_message,
+    write_heatmap,
     write_tensor,
 )
 from pairlens_server.rpc.enums import from_proto, to_proto
@@ -48,6 +51,9 @@ from pairlens_server.service.score_commands import (
 MAX_BOXES = 100
 """Of one region; what a region costs grows with them times the map's rows."""
 
+MAX_METRICS = 1000
+"""Of one call, as well as sides; each is looked at by itself, while other calls wait."""
+
 _METRICS = MappingProxyType({metric.name: metric for metric in METRICS})
 
 _DTYPES: Mapping[int, np.dtype[Any]] = MappingProxyType(
@@ -62,13 +68,9 @@ _DTYPES: Mapping[int, np.dtype[Any]] = MappingProxyType(
 
 
 def score_command(
-    request: explanation_service_pb2.ScoreSaliencyRequest, deadline_s: float | None
+    request: explanation_service_pb2.ScoreSaliencyRequest, caller: Caller
 ) -> ScoreCommand:
     """Read a request of ScoreSaliency.
-
-    Args:
-        request: The request.
-        deadline_s: Event-loop time after which nobody waits; None for never.
 
     Raises:
         InvalidParameterError: Names the field as in the contract.
@@ -80,10 +82,12 @@ def score_command(
         )
     by_method = chosen == "method"
     by_pair = chosen == "pair_method"
+    check_count(request.metrics, MAX_METRICS, "metrics")
+    check_count(request.sides, MAX_METRICS, "sides")
     partner = request.partner_heatmap if request.HasField("partner_heatmap") else None
     return ScoreCommand(
         model=required_model(request.model),
-        image=required_file(request.image if request.HasField("image") else None, "image"),
+        image=required_source(request.image if request.HasField("image") else None, "image"),
         metrics=tuple(_metric(m, f"metrics[{i}]") for i, m in enumerate(request.metrics)),
         heatmap=_given(request.heatmap, "heatmap") if chosen == "heatmap" else None,
         method=explanation_method(request.method, "method") if by_method else None,
@@ -97,20 +101,25 @@ def score_command(
         or Enlargement.BILINEAR,
         region=_region(request.region) if request.HasField("region") else None,
         return_embeddings=request.return_embeddings,
-        deadline_s=deadline_s,
+        deadline_s=caller.deadline_s,
+        cache=read_policy(request.cache),
+        client=caller.client,
     )
 
 
-def embed_command(
-    request: explanation_service_pb2.EmbedRequest, deadline_s: float | None
-) -> EmbedCommand:
+def embed_command(request: explanation_service_pb2.EmbedRequest, caller: Caller) -> EmbedCommand:
     """Read a request of Embed; a picture without a source stays empty, to fail alone.
 
     Raises:
-        InvalidParameterError: No model is named.
+        InvalidParameterError: Names the field as in the contract.
     """
-    files = tuple(image.inline for image in request.images)
-    return EmbedCommand(required_model(request.model), files, deadline_s)
+    return EmbedCommand(
+        model=required_model(request.model),
+        images=read_sources(request.images, "images"),
+        deadline_s=caller.deadline_s,
+        cache=read_policy(request.cache),
+        client=caller.client,
+    )
 
 
 def _metric(message: metrics_pb2.Metric, field: str) -> Metric:
@@ -202,7 +211,7 @@ def score_response(outcome: ScoreOutcome) -> explanation_service_pb2.ScoreSalien
         (response.partner_heatmap, outcome.partner_heatmap),
     ):
         if found is not None:
-            message.CopyFrom(heatmap_message(found.values, found.geometry))
+            write_heatmap(message, found.values, found.geometry)
     return response
 
 

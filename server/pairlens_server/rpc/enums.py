@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from functools import cache
 from typing import Any, TypeVar
 
 from pairlens_server.errors import InvalidParameterError
@@ -33,6 +34,7 @@ def from_proto(enum: Any, number: int, kind: type[Member], field: str) -> Member
     return kind(enum.Name(number).removeprefix(prefix(enum)).lower())
 
 
+@cache
 def to_proto(enum: Any, member: Enum | None) -> Any:
     """The number of a domain value; zero (unset) for None."""
     return 0 if member is None else enum.Value(prefix(enum) + str(member.value).upper())

@@ -1,7 +1,7 @@
 """The one table from errors to gRPC statuses, for whole calls and for single candidates.
 
 Every status carries ErrorInfo with the error's reason, and where they apply BadRequest (the
-field), RetryInfo and ResourceInfo (AIP-193).
+field), RetryInfo, ResourceInfo and PreconditionFailure (AIP-193).
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from google.rpc import error_details_pb2, status_pb2
 from pairlens_server.errors import (
     DeadlineUnreachableError,
     DrainingError,
+    ImageMissingError,
+    ImagesNotKeptError,
     ImageTooLargeError,
     ImageUndecodableError,
     InvalidParameterError,
@@ -39,6 +41,8 @@ CODES: dict[type[PairlensError], grpc.StatusCode] = {
     ModelNotFoundError: grpc.StatusCode.NOT_FOUND,
     MethodUnsupportedError: grpc.StatusCode.FAILED_PRECONDITION,
     NotFiniteError: grpc.StatusCode.FAILED_PRECONDITION,
+    ImageMissingError: grpc.StatusCode.FAILED_PRECONDITION,
+    ImagesNotKeptError: grpc.StatusCode.FAILED_PRECONDITION,
     QueueFullError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     OutOfMemoryError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlineUnreachableError: grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -53,6 +57,9 @@ CODES: dict[type[PairlensError], grpc.StatusCode] = {
 # gRPC's own RESOURCE_EXHAUSTED instead.
 _MAX_TEXT_BYTES = 1000
 _MAX_NAME_BYTES = 100
+# Of the texts and names beside the pictures that are missing, and of those.
+_MAX_MISSING_TEXT_BYTES = 400
+_MAX_MISSING = 16
 
 _log = logging.getLogger(__name__)
 
@@ -64,10 +71,12 @@ def to_status(error: PairlensError, *, model: str = "") -> status_pb2.Status:
         error: What the caller is told.
         model: The model that the request named, which ModelNotFoundError is about.
     """
-    text = _cut(error.message, _MAX_TEXT_BYTES)
-    details = [_error_info(error.reason, {"field": error.field} if error.field else {})]
-    if error.field:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=text)
+    missing = isinstance(error, ImageMissingError)
+    text = _cut(error.message, _MAX_MISSING_TEXT_BYTES if missing else _MAX_TEXT_BYTES)
+    field = _cut(error.field, _MAX_NAME_BYTES)
+    details = [_error_info(error.reason, {"field": field} if field else {})]
+    if field:
+        violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=text)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     if error.retry_after_s is not None:
         delay = Duration()
@@ -81,6 +90,8 @@ def to_status(error: PairlensError, *, model: str = "") -> status_pb2.Status:
                 description=text,
             )
         )
+    if isinstance(error, ImageMissingError):
+        details.append(_missing(error))
     code = next(CODES[base] for base in type(error).__mro__ if base in CODES)
     return _status(code, text, details)
 
@@ -107,6 +118,19 @@ def _cut(text: str, max_bytes: int) -> str:
         return text
     # A character that the cut goes through is left out.
     return data[: max_bytes - len("…".encode())].decode(errors="ignore") + "…"
+
+
+def _missing(error: ImageMissingError) -> Message:
+    violations = [
+        error_details_pb2.PreconditionFailure.Violation(
+            type="MISSING",
+            subject=f"images/{image.sha256}/{image.size_bytes}",
+            description=_cut(image.field, _MAX_NAME_BYTES),
+        )
+        for image in error.missing[:_MAX_MISSING]
+    ]
+    failure: Message = error_details_pb2.PreconditionFailure(violations=violations)
+    return failure
 
 
 def _error_info(reason: str, metadata: dict[str, str]) -> Message:

@@ -91,6 +91,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, gate: Gate):
         self._gate = gate
+        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
         self,
@@ -100,12 +101,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """See `grpc.aio.ServerInterceptor`."""
-        handler = await continuation(handler_call_details)
         method = str(handler_call_details.method)
+        known = self._handlers.get(method)
+        if known is not None:
+            return known
+        handler = await continuation(handler_call_details)
         # There is no handler for a method that is not in the contract.
         if handler is None or not method.startswith(_OWN_SERVICES):
             return handler
-        return grpc.unary_unary_rpc_method_handler(self._guarded(handler, method))
+        self._handlers[method] = grpc.unary_unary_rpc_method_handler(self._guarded(handler, method))
+        return self._handlers[method]
 
     def _guarded(self, handler: Any, method: str) -> Any:
         # Bytes in, bytes out: so a refused call costs no parsing, and neither a message that
@@ -117,9 +122,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 with self._gate.admitted():
                     request = _parse(handler.request_deserializer, data)
                     answer = await handler.unary_unary(request, context)
-                    # In a thread, since a large answer would hold up every other call. A
-                    # caller who gives up leaves the thread to finish for nobody.
-                    serialized: bytes = await asyncio.to_thread(handler.response_serializer, answer)
+                    # Not in a thread: protobuf keeps the GIL until it is done, so the loop
+                    # would stand still as long (128 MB: 0.15 s here, 0.19 s by a thread).
+                    serialized: bytes = handler.response_serializer(answer)
                     return serialized
             except PairlensError as error:
                 status = to_status(error, model=getattr(request, "model", ""))

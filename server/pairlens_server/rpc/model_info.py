@@ -156,8 +156,10 @@ def model_info(model: LoadedModel, facts: ModelFacts) -> model_service_pb2.Model
     )
 
 
-def limits_message(limits: ServiceLimits, max_request_bytes: int) -> model_service_pb2.Limits:
-    """Describe what a request may hold."""
+def limits_message(
+    limits: ServiceLimits, max_request_bytes: int, *, max_queued_cost: int, keeps_images: bool
+) -> model_service_pb2.Limits:
+    """Describe what a request may hold, and what a server takes on."""
     return model_service_pb2.Limits(
         max_request_bytes=max_request_bytes,
         max_image_bytes=limits.images.max_bytes,
@@ -169,4 +171,7 @@ def limits_message(limits: ServiceLimits, max_request_bytes: int) -> model_servi
         max_metrics=limits.max_metrics,
         max_copies=limits.max_copies,
         image_formats=limits.images.formats,
+        max_digests=limits.max_digests,
+        max_queued_cost=max_queued_cost,
+        keeps_images=keeps_images,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -11,18 +12,23 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from pairlens.v1 import (
+    admin_service_pb2,
+    admin_service_pb2_grpc,
     explanation_service_pb2,
     explanation_service_pb2_grpc,
+    image_service_pb2,
+    image_service_pb2_grpc,
     model_service_pb2,
     model_service_pb2_grpc,
 )
 from pairlens_server.errors import ConfigurationError
 from pairlens_server.rpc.interceptor import CallInterceptor, Gate
-from pairlens_server.rpc.servicers import ExplanationServicer, ModelServicer
 
 SERVICES = (
     explanation_service_pb2.DESCRIPTOR.services_by_name["ExplanationService"].full_name,
     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+    image_service_pb2.DESCRIPTOR.services_by_name["ImageService"].full_name,
+    admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
 )
 
 # For answers that have left the handlers to reach the wire. Short, since an open
@@ -46,6 +52,16 @@ _OPTIONS: list[tuple[str, int]] = [
 ]
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Servicers:
+    """What answers the calls of each service."""
+
+    explanations: explanation_service_pb2_grpc.ExplanationServiceServicer
+    models: model_service_pb2_grpc.ModelServiceServicer
+    images: image_service_pb2_grpc.ImageServiceServicer
+    admin: admin_service_pb2_grpc.AdminServiceServicer
 
 
 class RpcServer:
@@ -84,12 +100,14 @@ class RpcServer:
             raise ConfigurationError(f"cannot listen on {listen}: {reason}") from error
         return f"{host}:{bound}"
 
-    async def start(self, explanations: ExplanationServicer, models: ModelServicer) -> None:
+    async def start(self, servicers: Servicers) -> None:
         """Answer: health says NOT_SERVING, and calls are refused as NOT_READY."""
         explanation_service_pb2_grpc.add_ExplanationServiceServicer_to_server(
-            explanations, self._server
+            servicers.explanations, self._server
         )
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(models, self._server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(servicers.models, self._server)
+        image_service_pb2_grpc.add_ImageServiceServicer_to_server(servicers.images, self._server)
+        admin_service_pb2_grpc.add_AdminServiceServicer_to_server(servicers.admin, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
@@ -101,6 +119,11 @@ class RpcServer:
         """Serve, and say so."""
         self._gate.open()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    @property
+    def calls_under_way(self) -> int:
+        """Calls that were let in and have not ended."""
+        return self._gate.under_way
 
     async def drain(self, timeout_s: float) -> None:
         """Refuse new calls, let those under way end, and close.

@@ -1,16 +1,14 @@
 """The services of the contract: each call a conversion, a use case, and a conversion back.
 
-The conversion back runs in a thread: an answer may hold a hundred megabytes, and health
-checks and other calls go on meanwhile. The interceptor does the same with serialisation.
+The conversion back of a large answer runs in a thread: it may hold a hundred megabytes in many
+arrays, and health checks and other calls go on between them. A small one is converted in less
+time than a thread takes to answer (`rpc/offload.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
-
-import grpc
 
 from pairlens.v1 import (
     explanation_service_pb2,
@@ -21,6 +19,7 @@ from pairlens.v1 import (
 from pairlens_server.models.loaded import LoadedModel
 from pairlens_server.models.registry import ModelRegistry
 from pairlens_server.recording.facts import ModelFacts
+from pairlens_server.rpc.caller import Context, caller_of
 from pairlens_server.rpc.convert_requests import explain_command, pair_command, required_model
 from pairlens_server.rpc.convert_responses import explain_response, pair_response
 from pairlens_server.rpc.convert_scores import (
@@ -29,10 +28,18 @@ from pairlens_server.rpc.convert_scores import (
     score_command,
     score_response,
 )
+from pairlens_server.rpc.convert_warm import warm_command, warm_response
 from pairlens_server.rpc.model_info import model_info
+from pairlens_server.rpc.offload import (
+    embed_bytes,
+    explain_bytes,
+    inline_or_thread,
+    pair_bytes,
+    score_bytes,
+    score_request_bytes,
+    target_bytes,
+)
 from pairlens_server.service.explanations import ExplanationUseCases
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class ExplanationServicer(explanation_service_pb2_grpc.ExplanationServiceServicer):
@@ -45,32 +52,40 @@ class ExplanationServicer(explanation_service_pb2_grpc.ExplanationServiceService
         self, request: explanation_service_pb2.ExplainRequest, context: Context
     ) -> explanation_service_pb2.ExplainResponse:
         """See the contract."""
-        command = explain_command(request, _deadline_s(context))
+        caller, nbytes = caller_of(context), target_bytes(request.target)
+        command = await inline_or_thread(nbytes, explain_command, request, caller)
         outcome = await self._use_cases.explain(command)
-        return await asyncio.to_thread(explain_response, outcome)
+        return await inline_or_thread(explain_bytes(outcome), explain_response, outcome)
 
     async def PairSimilarity(  # noqa: N802
         self, request: explanation_service_pb2.PairSimilarityRequest, context: Context
     ) -> explanation_service_pb2.PairSimilarityResponse:
         """See the contract."""
-        command = pair_command(request, _deadline_s(context))
+        command = pair_command(request, caller_of(context))
         outcome = await self._use_cases.pair(command)
-        return await asyncio.to_thread(pair_response, outcome)
+        return await inline_or_thread(pair_bytes(outcome), pair_response, outcome)
 
     async def ScoreSaliency(  # noqa: N802
         self, request: explanation_service_pb2.ScoreSaliencyRequest, context: Context
     ) -> explanation_service_pb2.ScoreSaliencyResponse:
         """See the contract."""
-        command = await asyncio.to_thread(score_command, request, _deadline_s(context))
+        caller, nbytes = caller_of(context), score_request_bytes(request)
+        command = await inline_or_thread(nbytes, score_command, request, caller)
         outcome = await self._use_cases.score(command)
-        return await asyncio.to_thread(score_response, outcome)
+        return await inline_or_thread(score_bytes(outcome), score_response, outcome)
 
     async def Embed(  # noqa: N802
         self, request: explanation_service_pb2.EmbedRequest, context: Context
     ) -> explanation_service_pb2.EmbedResponse:
         """See the contract."""
-        outcome = await self._use_cases.embed(embed_command(request, _deadline_s(context)))
-        return await asyncio.to_thread(embed_response, outcome)
+        outcome = await self._use_cases.embed(embed_command(request, caller_of(context)))
+        return await inline_or_thread(embed_bytes(outcome), embed_response, outcome)
+
+    async def Warm(  # noqa: N802
+        self, request: explanation_service_pb2.WarmRequest, context: Context
+    ) -> explanation_service_pb2.WarmResponse:
+        """See the contract."""
+        return warm_response(await self._use_cases.warm(warm_command(request, caller_of(context))))
 
 
 class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
@@ -114,9 +129,3 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
 
     def _info(self, model: LoadedModel) -> model_service_pb2.ModelInfo:
         return model_info(model, self._facts(model))
-
-
-def _deadline_s(context: Context) -> float | None:
-    """The call's deadline in event-loop time, as the engine counts."""
-    remaining_s = context.time_remaining()
-    return None if remaining_s is None else asyncio.get_running_loop().time() + remaining_s

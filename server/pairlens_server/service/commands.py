@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pairlens.rendering import GridGeometry
+from pairlens_server.cache.policy import CachePolicy
 from pairlens_server.errors import PairlensError
 from pairlens_server.images.render import Rendered, RenderOptions
+from pairlens_server.images.sources import ImageSource
 from pairlens_server.methods.base import ExplanationMethod, HeadInterrelation, Unit
 from pairlens_server.methods.catalogue import PairMethod
 from pairlens_server.models.loaded import LoadedModel
@@ -31,11 +33,11 @@ class SimilarityTarget:
     """Summed cosine similarity to other pictures.
 
     Attributes:
-        images: Encoded files.
+        images: Pictures.
         embeddings: float32 [count, embedding_size], or None.
     """
 
-    images: tuple[bytes, ...] = ()
+    images: tuple[ImageSource, ...] = ()
     embeddings: Float32Array | None = None
 
 
@@ -48,19 +50,23 @@ class ExplainCommand:
 
     Attributes:
         model: Name of a served model.
-        image: Encoded file.
+        image: The picture.
         method: None for the model's default.
         target: None when the caller set no target.
         rendering: None when nothing is to be drawn.
         deadline_s: Event-loop time (`loop.time()`) after which nobody waits; None for never.
+        cache: How the cache is used.
+        client: Who calls, for fair shares of the device; "" for nobody in particular.
     """
 
     model: str
-    image: bytes
+    image: ImageSource
     method: ExplanationMethod | None = None
     target: Target | None = None
     rendering: RenderOptions | None = None
     deadline_s: float | None = None
+    cache: CachePolicy = CachePolicy.DEFAULT
+    client: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,16 +74,37 @@ class PairCommand:
     """One call of PairSimilarity; fields as in `ExplainCommand`.
 
     Attributes:
-        query: Encoded file.
-        candidates: Encoded files, at least one; an empty one fails alone.
+        query: The picture that the others are compared with.
+        candidates: At least one; an empty file fails alone.
     """
 
     model: str
-    query: bytes
-    candidates: tuple[bytes, ...]
+    query: ImageSource
+    candidates: tuple[ImageSource, ...]
     method: PairMethod | None = None
     rendering: RenderOptions | None = None
     deadline_s: float | None = None
+    cache: CachePolicy = CachePolicy.DEFAULT
+    client: str = ""
+
+
+@dataclass(frozen=True)
+class WarmCommand:
+    """One call of Warm; fields as in `ExplainCommand`.
+
+    Attributes:
+        images: At least one; an empty file fails alone.
+        methods: Of Explain.
+        pair_methods: Of PairSimilarity; neither: the model's default pair method.
+    """
+
+    model: str
+    images: tuple[ImageSource, ...]
+    methods: tuple[ExplanationMethod, ...] = ()
+    pair_methods: tuple[PairMethod, ...] = ()
+    deadline_s: float | None = None
+    cache: CachePolicy = CachePolicy.DEFAULT
+    client: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,6 +119,7 @@ class Timings:
     render_s: float = 0.0
     cached_images: int = 0
     images: int = 0
+    cache_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -188,4 +216,12 @@ class PairOutcome:
     model: LoadedModel
     results: tuple[PairMatch | PairlensError, ...]
     method: PairMethod
+    timings: Timings
+
+
+@dataclass(frozen=True)
+class WarmOutcome:
+    """For each picture whether everything was there already, or its error alone."""
+
+    results: tuple[bool | PairlensError, ...]
     timings: Timings

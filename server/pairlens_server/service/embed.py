@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import numpy as np
 
 from pairlens_server.errors import InvalidParameterError, PairlensError
 from pairlens_server.recording.primitives import Embedding
+from pairlens_server.service.call_pictures import Needs
 from pairlens_server.service.commands import Float32Array
-from pairlens_server.service.gathering import IMAGE_JOBS, gather_or_cancel, or_error
-from pairlens_server.service.recordings import PictureRecording
+from pairlens_server.service.gathering import gather_or_cancel, or_error
+from pairlens_server.service.pictures import AdmittedPicture
+from pairlens_server.service.recorded import PictureRecording
 from pairlens_server.service.score_commands import EmbedCommand, EmbedOutcome
 from pairlens_server.service.stopwatch import Stopwatch
 from pairlens_server.service.use_case import UseCase
@@ -32,16 +32,18 @@ class EmbedUseCase(UseCase):
             raise InvalidParameterError(
                 f"{count} images; a call takes 1 to {limit}", field="images"
             )
-        image_jobs = asyncio.Semaphore(IMAGE_JOBS)
+        recorder = self._recorder.of_call(command, watch)
+        sources = [(image, f"images[{index}]") for index, image in enumerate(command.images)]
+        taken = await recorder.pictures.take(sources)
+        pictures = [picture for picture in taken if isinstance(picture, AdmittedPicture)]
+        await recorder.pictures.prepare([(p, Needs((Embedding(),))) for p in pictures], model)
 
-        async def embed(data: bytes, field: str) -> PictureRecording:
-            async with image_jobs:
-                picture = await self._recorder.admit(data, field, model, None)
-            return await self._recorder.record(model, picture, [Embedding()], command.deadline_s)
+        async def embed(picture: AdmittedPicture | PairlensError) -> PictureRecording:
+            if isinstance(picture, PairlensError):
+                raise picture
+            return await recorder.record(model, picture, [Embedding()])
 
-        found = await gather_or_cancel(
-            [or_error(embed(data, f"images[{index}]")) for index, data in enumerate(command.images)]
-        )
+        found = await gather_or_cancel([or_error(embed(picture)) for picture in taken])
         results: tuple[Float32Array | PairlensError, ...] = tuple(
             np.ascontiguousarray(r.values[Embedding()].numpy())
             if isinstance(r, PictureRecording)

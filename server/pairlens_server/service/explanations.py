@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from concurrent.futures import Executor
 
-from pairlens_server.cache.memory import ActivationCache
+from pairlens_server.cache.stats import CacheKind, CacheStats, Cleared
+from pairlens_server.cache.tiers import Cache
 from pairlens_server.engine.engine import Engine
+from pairlens_server.errors import InvalidParameterError, PairlensError
+from pairlens_server.images.sources import ImageDigest
 from pairlens_server.models.registry import ModelRegistry
 from pairlens_server.service.commands import (
     ExplainCommand,
     ExplainOutcome,
     PairCommand,
     PairOutcome,
+    WarmCommand,
+    WarmOutcome,
 )
 from pairlens_server.service.embed import EmbedUseCase
 from pairlens_server.service.explain import ExplainUseCase
+from pairlens_server.service.image_store import ImageStore, Upload
 from pairlens_server.service.limits import ServiceLimits
 from pairlens_server.service.pair import PairUseCase
 from pairlens_server.service.recordings import PictureRecorder
@@ -26,16 +33,17 @@ from pairlens_server.service.score_commands import (
     ScoreOutcome,
 )
 from pairlens_server.service.score_sources import MapSource
+from pairlens_server.service.warm import WarmUseCase
 
 
 class ExplanationUseCases:
-    """Explain, PairSimilarity, ScoreSaliency and Embed over one engine, cache and image pool."""
+    """What the services of the contract do, over one engine, cache and image pool."""
 
     def __init__(
         self,
         registry: ModelRegistry,
         engine: Engine,
-        cache: ActivationCache,
+        cache: Cache,
         pool: Executor,
         limits: ServiceLimits,
     ):
@@ -45,6 +53,10 @@ class ExplanationUseCases:
         source = MapSource(self._explain, self._pair)
         self._score = ScoreUseCase(registry, engine, recorder, limits, source)
         self._embed = EmbedUseCase(registry, engine, recorder, limits)
+        self._warm = WarmUseCase(registry, engine, recorder, limits)
+        self._store = ImageStore(cache, pool, limits)
+        self._registry = registry
+        self._cache = cache
 
     async def explain(self, command: ExplainCommand) -> ExplainOutcome:
         """Where a model looks in one picture.
@@ -77,3 +89,49 @@ class ExplanationUseCases:
             PairlensError: What the caller is told went wrong with the whole call.
         """
         return await self._embed(command)
+
+    async def warm(self, command: WarmCommand) -> WarmOutcome:
+        """Fill the cache.
+
+        Raises:
+            PairlensError: What the caller is told went wrong with the whole call.
+        """
+        return await self._warm(command)
+
+    async def find_missing(self, digests: Sequence[ImageDigest]) -> list[ImageDigest]:
+        """Which files have to be uploaded before they can be looked at.
+
+        Raises:
+            PairlensError: As `ImageStore.find_missing`.
+        """
+        return await self._store.find_missing(digests)
+
+    async def upload(self, files: Sequence[Upload]) -> list[ImageDigest | PairlensError]:
+        """Keep files.
+
+        Raises:
+            PairlensError: As `ImageStore.upload`.
+        """
+        return await self._store.upload(files)
+
+    async def cache_stats(self) -> CacheStats:
+        """What the cache holds and has done."""
+        return await self._cache.stats()
+
+    async def clear_cache(self, model: str, kinds: Collection[CacheKind]) -> Cleared:
+        """Empty the cache.
+
+        Args:
+            model: Whose activations go; "" for all models'.
+            kinds: What goes; none: both kinds, or activations alone where a model is named.
+
+        Raises:
+            ModelNotFoundError: There is no such model.
+            InvalidParameterError: Images of one model.
+        """
+        if not model:
+            return await self._cache.clear(None, kinds or tuple(CacheKind))
+        if CacheKind.IMAGE in kinds:
+            raise InvalidParameterError("images belong to no model; leave model out", field="kinds")
+        fingerprint = self._registry.get(model).fingerprint
+        return await self._cache.clear(fingerprint, (CacheKind.ACTIVATION,))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,19 +14,54 @@ from pairlens_server.models.loaded import LoadedModel
 from pairlens_server.recording.activations import Activation
 from pairlens_server.recording.facts import ModelFacts
 from pairlens_server.recording.primitives import Embedding, Logits
-from pairlens_server.recording.targets import (
-    ClassLogit,
-    ScoreTarget,
-    Similarity,
-)
-from pairlens_server.service.recordings import (
-    AdmittedPicture,
-    PictureRecorder,
-    PictureRecording,
-    not_finite,
-    zero_embedding,
-)
+from pairlens_server.recording.probes import Probe
+from pairlens_server.recording.targets import ClassLogit, ScoreTarget, Similarity
+from pairlens_server.service.call_pictures import Needs
+from pairlens_server.service.pictures import AdmittedPicture
+from pairlens_server.service.recorded import PictureRecording
+from pairlens_server.service.recordings import CallRecorder, not_finite, zero_embedding
 from pairlens_server.service.stopwatch import Stopwatch
+from pairlens_server.service.threads import off_loop
+
+PREDICTED = ClassLogit()
+"""The class with the largest logit, whichever that is."""
+
+UNKNOWN = Similarity(b"")
+"""The similarity to pictures that nobody has seen yet."""
+
+
+def needed(
+    method: ExplanationMethod, facts: ModelFacts, target: ScoreTarget | None
+) -> list[Activation]:
+    """What a resolved method records of a picture, with what says how the target fares."""
+    wanted = list(method.needs(facts, target))
+    if target is not None:
+        wanted.append(Logits() if isinstance(target, ClassLogit) else Embedding())
+    return wanted
+
+
+def needs(method: ExplanationMethod, facts: ModelFacts, target: ScoreTarget | None) -> Needs:
+    """What is looked up of a picture for a resolved method and a target.
+
+    Args:
+        method: Resolved.
+        facts: Of the model.
+        target: None for methods without one, `UNKNOWN` for a similarity to pictures that nobody
+            has seen yet; neither of that nor of the predicted class are the names known of what
+            depends on it.
+    """
+    wanted = needed(method, facts, target)
+    if target is not None and _probes(method):
+        wanted.append(method.probed(target))
+    if target not in (UNKNOWN, PREDICTED):
+        return Needs(tuple(wanted))
+    other = Similarity(b"another") if target == UNKNOWN else ClassLogit(0)
+    known = set(needed(method, facts, other))
+    return Needs(tuple(a for a in wanted if a in known), more=not known.issuperset(wanted))
+
+
+def _probes(method: ExplanationMethod) -> bool:
+    return type(method).probe is not ExplanationMethod.probe
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,77 +84,110 @@ def run_method(
 
 
 async def explain_picture(
-    recorder: PictureRecorder,
+    recorder: CallRecorder,
     model: LoadedModel,
     facts: ModelFacts,
     method: ExplanationMethod,
     picture: AdmittedPicture,
     target: ScoreTarget | None,
-    deadline_s: float | None,
     watch: Stopwatch,
 ) -> Explained:
     """Get what a resolved method needs of a picture, and run it.
 
-    Besides that, logits are recorded for a class and the embedding for a similarity.
-
     Raises:
-        InvalidParameterError: The picture's embedding is zero, for a similarity.
-        PairlensError: As `PictureRecorder.record` and `PictureRecorder.probe`.
+        PairlensError: As `record_picture`.
+        NotFiniteError: The method's numbers overflow.
     """
-    if target == ClassLogit():
-        target = await _predicted(recorder, model, method, picture, deadline_s)
-    wanted = list(method.needs(facts, target))
-    if target is not None:
-        wanted.append(Logits() if isinstance(target, ClassLogit) else Embedding())
-    if isinstance(target, Similarity):
-        recording = await _record_for_cosine(recorder, model, picture, wanted, deadline_s)
-    else:
-        recording = await recorder.record(model, picture, wanted, deadline_s)
-    if target is not None:
-        probe = await asyncio.to_thread(method.probe, recording.values, facts, target)
-        if probe is not None:
-            name = method.probed(target)
-            recording = await recorder.probe(model, picture, name, probe, recording, deadline_s)
+    recording, target = await record_picture(recorder, model, facts, method, picture, target)
     with watch.stage("method"):
-        findings = await asyncio.to_thread(run_method, method, recording.values, facts, target)
+        findings = await off_loop(
+            recording.values.numbers, run_method, method, recording.values, facts, target
+        )
     if not bool(torch.isfinite(findings.heatmap).all()):
         raise not_finite(picture, model)
     return Explained(findings, recording)
 
 
-async def _predicted(
-    recorder: PictureRecorder,
+async def record_picture(
+    recorder: CallRecorder,
     model: LoadedModel,
+    facts: ModelFacts,
     method: ExplanationMethod,
     picture: AdmittedPicture,
-    deadline_s: float | None,
-) -> ClassLogit:
-    """The predicted class by its index where it is known, or must be before the method runs.
+    target: ScoreTarget | None,
+) -> tuple[PictureRecording, ScoreTarget | None]:
+    """Get what a resolved method needs of a picture.
 
-    Otherwise it is found in the very pass that the method needs, which saves one.
+    Besides that, logits are recorded for a class and the embedding for a similarity.
+
+    Returns:
+        The recording, and the target, the predicted class by its index.
+
+    Raises:
+        InvalidParameterError: The picture's embedding is zero, for a similarity.
+        PairlensError: As `CallRecorder.record` and `CallRecorder.probe`.
     """
-    known = recorder.cached(model, picture, Logits())
-    if known is None:
-        if not method.class_first:
-            return ClassLogit()
-        recording = await recorder.record(model, picture, [Logits()], deadline_s)
-        known = recording.values[Logits()]
-    return ClassLogit(int(known.argmax()))
+    if isinstance(target, Similarity):
+        wanted = needed(method, facts, target)
+        recording = await _record_for_cosine(recorder, model, picture, wanted)
+    elif target == PREDICTED:
+        recording, target = await _record_predicted(recorder, model, facts, method, picture)
+    else:
+        recording = await recorder.record(model, picture, needed(method, facts, target))
+    if target is None or not _probes(method):
+        return recording, target
+    made, of = recording.values, target
+
+    async def make() -> Probe:
+        probe = await off_loop(made.numbers, method.probe, made, facts, of)
+        assert probe is not None
+        return probe
+
+    name = method.probed(target)
+    return await recorder.probe(model, picture, name, make, recording), target
+
+
+async def _record_predicted(
+    recorder: CallRecorder,
+    model: LoadedModel,
+    facts: ModelFacts,
+    method: ExplanationMethod,
+    picture: AdmittedPicture,
+) -> tuple[PictureRecording, ClassLogit]:
+    """What a method needs for the predicted class, and that class by its index.
+
+    Where it is not known and need not be before the method runs, it is found in the very pass
+    that the method needs, which saves one.
+    """
+    if method.class_first or recorder.cached(model, picture, Logits()) is not None:
+        first = await recorder.record(model, picture, [Logits()])
+        target = ClassLogit(int(first.values[Logits()].argmax()))
+        await recorder.pictures.look_up([(picture, needs(method, facts, target))], model)
+        recording = await recorder.record(model, picture, needed(method, facts, target))
+        return first.joined(recording), target
+    wanted = needed(method, facts, PREDICTED)
+    # Kept under the class's own name, by which every later call will ask.
+    known = set(needed(method, facts, ClassLogit(0)))
+    unkept = [a for a in wanted if a not in known]
+    recording = await recorder.record(model, picture, wanted, unkept=unkept)
+    target = ClassLogit(int(recording.values[Logits()].argmax()))
+    names = dict(zip(wanted, needed(method, facts, target), strict=True))
+    new_names = {old: names[old] for old in unkept}
+    return recorder.renamed(model, picture, recording, new_names), target
 
 
 async def _record_for_cosine(
-    recorder: PictureRecorder,
+    recorder: CallRecorder,
     model: LoadedModel,
     picture: AdmittedPicture,
     wanted: Sequence[Activation],
-    deadline_s: float | None,
 ) -> PictureRecording:
     """Record what a similarity needs, its embedding included, which must not be zero."""
     try:
-        recording = await recorder.record(model, picture, wanted, deadline_s)
+        recording = await recorder.record(model, picture, wanted)
     except NotFiniteError:
         # Gradients of the cosine of a zero embedding are not finite: that is the news.
-        recording = await recorder.record(model, picture, [Embedding()], deadline_s)
+        recording = await recorder.record(model, picture, [Embedding()])
         if bool(recording.values[Embedding()].any()):
             raise
     if not bool(recording.values[Embedding()].any()):

@@ -18,6 +18,7 @@ class ServiceLimits:
         max_target_embeddings: Of one similarity target.
         max_metrics: Of one ScoreSaliency call.
         max_copies: Pictures that one ScoreSaliency call has the model see.
+        max_digests: Of one FindMissingImages call.
         max_match_values: All match matrices of one request together, 4 bytes a value.
     """
 
@@ -28,3 +29,4 @@ class ServiceLimits:
     max_target_embeddings: int = 100_000
     max_metrics: int = 16
     max_copies: int = 10_000
+    max_digests: int = 1000

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pairlens_server.errors import InvalidParameterError, MethodUnsupportedError, PairlensError
+from pairlens_server.images.sources import ImageSource
 from pairlens_server.methods.catalogue import PairMethod, default_pair_method
 from pairlens_server.methods.similarity import PooledDecomposition
 from pairlens_server.recording.facts import ModelFacts
@@ -14,12 +15,11 @@ from pairlens_server.service.commands import PairCommand, PairOutcome
 from pairlens_server.service.drawing import check_options, check_pixels
 from pairlens_server.service.gathering import gather_or_cancel, or_error
 from pairlens_server.service.limits import ServiceLimits
-from pairlens_server.service.pair_matches import PairContext, PairMatcher
-from pairlens_server.service.recordings import (
-    AdmittedPicture,
-    PictureRecording,
-    zero_embedding,
-)
+from pairlens_server.service.pair_context import PairContext
+from pairlens_server.service.pair_matches import PairMatcher
+from pairlens_server.service.pictures import AdmittedPicture, draws
+from pairlens_server.service.recorded import PictureRecording
+from pairlens_server.service.recordings import zero_embedding
 from pairlens_server.service.stopwatch import Stopwatch
 from pairlens_server.service.use_case import UseCase
 
@@ -69,16 +69,16 @@ class PairUseCase(UseCase):
         model = self._registry.get(command.model)
         facts = self._engine.facts(model)
         method = resolve_method(command.method, facts)
-        context = PairContext(command, model, facts, method, self._recorder, watch)
+        recorder = self._recorder.of_call(command, watch)
+        context = PairContext(command, model, facts, method, recorder, watch)
         call = _PairCall(context)
         call.check(self._limits)
-        await call.check_drawing(self._limits)
-        with watch.stage("decode"):
-            query, candidates = await call.admit()
+        query, candidates = await call.admit()
+        await call.check_drawing(query, candidates, self._limits)
         recorded, recordings = await call.record(query, candidates)
         matcher = PairMatcher(context)
         results = await matcher.matches(query, candidates, recorded, recordings)
-        fields = ["query", *(field for _, field in call.candidate_files())]
+        fields = ["query", *(field for _, field in call.candidates())]
         used = [
             _together(recording, context.further.get(field, []))
             for field, recording in zip(fields, (recorded, *recordings), strict=True)
@@ -97,9 +97,9 @@ class _PairCall:
         self._method = context.method
         self._recorder = context.recorder
 
-    def candidate_files(self) -> list[tuple[bytes, str]]:
+    def candidates(self) -> list[tuple[ImageSource, str]]:
         """Each candidate and its field."""
-        return [(data, f"candidates[{i}]") for i, data in enumerate(self._command.candidates)]
+        return [(image, f"candidates[{i}]") for i, image in enumerate(self._command.candidates)]
 
     def check(self, limits: ServiceLimits) -> None:
         """Refuse what can be seen from the command alone."""
@@ -118,29 +118,38 @@ class _PairCall:
             )
         check_options(self._command.rendering, pair=True)
 
-    async def check_drawing(self, limits: ServiceLimits) -> None:
-        """Bound what will be drawn, from the headers, before any picture is decoded."""
-        if self._command.rendering is None:
-            return
-        query = await self._recorder.measure(self._command.query, "query")
-        sizes = await gather_or_cancel(
-            [or_error(self._recorder.measure(d, f)) for d, f in self.candidate_files()]
-        )
-        drawn = [side for size in sizes if isinstance(size, tuple) for side in (query, size)]
-        check_pixels(self._command.rendering, drawn, limits.max_rendered_pixels)
-
     async def admit(self) -> tuple[AdmittedPicture, list[AdmittedPicture | PairlensError]]:
-        """Decode and prepare the pictures; a broken candidate becomes its error."""
-        query = await self._admit(self._command.query, "query")
-        candidates = await gather_or_cancel(
-            [or_error(self._admit(d, f)) for d, f in self.candidate_files()]
+        """Take on the pictures; a candidate that cannot be becomes its error."""
+        query, *candidates = await self._recorder.pictures.take(
+            [(self._command.query, "query"), *self.candidates()], self._command.rendering
         )
+        if isinstance(query, PairlensError):
+            raise query
+        await self._context.prepare(query, candidates)
         return query, candidates
+
+    async def check_drawing(
+        self,
+        query: AdmittedPicture,
+        candidates: Sequence[AdmittedPicture | PairlensError],
+        limits: ServiceLimits,
+    ) -> None:
+        """Bound what will be drawn, from the headers, before any picture is decoded."""
+        options = self._command.rendering
+        if options is None or not draws(options):
+            return
+        measure = self._recorder.pictures.measure
+        first = await measure(query)
+        sizes = await gather_or_cancel(
+            [or_error(measure(c)) for c in candidates if isinstance(c, AdmittedPicture)]
+        )
+        drawn = [side for size in sizes if isinstance(size, tuple) for side in (first, size)]
+        check_pixels(options, drawn, limits.max_rendered_pixels)
 
     async def record(
         self, query: AdmittedPicture, candidates: Sequence[AdmittedPicture | PairlensError]
     ) -> tuple[PictureRecording, list[PictureRecording | PairlensError]]:
-        """Get the activations, of equal pictures once."""
+        """Get the activations, of equal pictures once where they can be had."""
         pictures = [c for c in candidates if isinstance(c, AdmittedPicture)]
         others = {p.sha256: p for p in pictures if p.sha256 != query.sha256}
         first, *rest = await gather_or_cancel(
@@ -151,13 +160,15 @@ class _PairCall:
             raise zero_embedding("query")
         found = dict(zip(others, rest, strict=True)) | {query.sha256: first}
         recordings = [c if isinstance(c, PairlensError) else found[c.sha256] for c in candidates]
+        for index, (picture, recording) in enumerate(zip(candidates, recordings, strict=True)):
+            if not isinstance(picture, AdmittedPicture):
+                continue
+            if isinstance(recording, PictureRecording):
+                await self._recorder.pictures.settle(picture, self._model)
+            elif recording.field != picture.field:
+                # Of equal pictures, each is told what is wrong with it by its own field.
+                recordings[index] = await or_error(self._record(picture))
         return first, recordings
 
-    async def _admit(self, data: bytes, field: str) -> AdmittedPicture:
-        async with self._context.image_jobs:
-            return await self._recorder.admit(data, field, self._model, self._command.rendering)
-
     async def _record(self, picture: AdmittedPicture) -> PictureRecording:
-        return await self._recorder.record(
-            self._model, picture, self._context.needs, self._command.deadline_s
-        )
+        return await self._recorder.record(self._model, picture, self._context.needs)

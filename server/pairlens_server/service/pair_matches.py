@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,59 +13,19 @@ from torch import Tensor
 from pairlens_server.errors import InvalidParameterError, PairlensError
 from pairlens_server.images.regions import covered_cells
 from pairlens_server.methods.base import ExplanationMethod, Findings
-from pairlens_server.methods.catalogue import PairMethod
 from pairlens_server.methods.correspondence import Correspondence
-from pairlens_server.methods.similarity import PairMaps, PooledDecomposition
-from pairlens_server.models.loaded import LoadedModel
-from pairlens_server.recording.activations import Activation
+from pairlens_server.methods.similarity import PairMaps
 from pairlens_server.recording.facts import ModelFacts
 from pairlens_server.recording.primitives import Embedding
-from pairlens_server.recording.targets import Similarity, cosines
-from pairlens_server.service.commands import Float32Array, PairCommand, PairMatch, SideMap
+from pairlens_server.recording.targets import cosines
+from pairlens_server.service.commands import Float32Array, PairMatch, SideMap
 from pairlens_server.service.drawing import draw
 from pairlens_server.service.findings import explain_picture
-from pairlens_server.service.gathering import IMAGE_JOBS, OF_ONE_PICTURE, gather_or_cancel
-from pairlens_server.service.recordings import (
-    AdmittedPicture,
-    PictureRecorder,
-    PictureRecording,
-    zero_embedding,
-)
-from pairlens_server.service.stopwatch import Stopwatch
-
-SplitMethod = PooledDecomposition | Correspondence
-
-
-@dataclass(frozen=True, eq=False)
-class PairContext:
-    """What the steps of one call share.
-
-    Attributes:
-        command: The call.
-        model: The model that was asked.
-        facts: Of the model.
-        method: Resolved.
-        recorder: Gets activations.
-        watch: Of the call.
-        image_jobs: Bounds the call's image work.
-        further: Recordings made besides a picture's first, by the picture's field.
-    """
-
-    command: PairCommand
-    model: LoadedModel
-    facts: ModelFacts
-    method: PairMethod
-    recorder: PictureRecorder
-    watch: Stopwatch
-    image_jobs: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(IMAGE_JOBS))
-    further: dict[str, list[PictureRecording]] = field(default_factory=dict)
-
-    @property
-    def needs(self) -> tuple[Activation, ...]:
-        """Activations of every picture."""
-        if isinstance(self.method, SplitMethod):
-            return self.method.pair_needs()
-        return (Embedding(),)
+from pairlens_server.service.gathering import OF_ONE_PICTURE, gather_or_cancel
+from pairlens_server.service.pair_context import PairContext, SplitMethod
+from pairlens_server.service.pictures import AdmittedPicture
+from pairlens_server.service.recorded import PictureRecording
+from pairlens_server.service.recordings import zero_embedding
 
 
 def compute_maps(
@@ -154,7 +114,8 @@ class PairMatcher:
         checked: list[PictureRecording | PairlensError] = []
         for candidate, recording in zip(candidates, recordings, strict=True):
             error = None
-            if isinstance(candidate, AdmittedPicture) and not self._of_query:
+            usable = isinstance(recording, PictureRecording) and not self._of_query
+            if isinstance(candidate, AdmittedPicture) and usable:
                 error = self._region_error(candidate)
             checked.append(recording if error is None else error)
         return checked
@@ -197,6 +158,15 @@ class PairMatcher:
         recordings: Sequence[PictureRecording | PairlensError],
     ) -> list[PairMatch | PairlensError]:
         """Explain either picture with the similarity to the other one as the target."""
+        # Now that all embeddings are there, everything else has its name.
+        await self._call.prepare(
+            query,
+            [
+                c
+                for c, r in zip(candidates, recordings, strict=True)
+                if isinstance(r, PictureRecording)
+            ],
+        )
 
         async def result(index: int) -> PairMatch | PairlensError:
             recording, candidate = recordings[index], candidates[index]
@@ -208,7 +178,7 @@ class PairMatcher:
                 return zero_embedding(candidate.field)
             try:
                 findings = await gather_or_cancel(
-                    [self._one_side(query, other), self._one_side(candidate, mine)]
+                    [self._one_side(query, candidate), self._one_side(candidate, query)]
                 )
             except OF_ONE_PICTURE as error:
                 if error.field == query.field:
@@ -226,7 +196,7 @@ class PairMatcher:
 
         return await gather_or_cancel([result(index) for index in range(len(recordings))])
 
-    async def _one_side(self, picture: AdmittedPicture, partner: Tensor) -> Findings:
+    async def _one_side(self, picture: AdmittedPicture, partner: AdmittedPicture) -> Findings:
         assert isinstance(self._call.method, ExplanationMethod)
         explained = await explain_picture(
             self._call.recorder,
@@ -234,11 +204,10 @@ class PairMatcher:
             self._call.facts,
             self._call.method,
             picture,
-            Similarity.to(partner[None]),
-            self._call.command.deadline_s,
+            self._call.target_to(partner),
             self._call.watch,
         )
-        self._call.further.setdefault(picture.field, []).append(explained.recording)
+        self._call.further.setdefault(picture.field, []).append(explained.recording.emptied())
         return explained.findings
 
     async def _match(
@@ -276,9 +245,8 @@ class PairMatcher:
         rows, columns = heatmap.shape
         geometry = replace(picture.geometry, rows=rows, columns=columns)
         options = self._call.command.rendering
-        if options is not None and picture.drawable is not None:
-            async with self._call.image_jobs:
-                rendered = await self._call.recorder.run(
-                    draw, picture.drawable, heatmap, geometry, options, both
-                )
+        pictures = self._call.recorder.pictures
+        drawable = await pictures.drawable(picture, self._call.model)
+        if options is not None and drawable is not None:
+            rendered = await pictures.run(draw, drawable, heatmap, geometry, options, both)
         return SideMap(heatmap, geometry, float(bias_share), float(prefix_share), rendered)

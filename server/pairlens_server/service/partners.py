@@ -11,17 +11,15 @@ from torch import Tensor
 from pairlens_server.errors import InvalidParameterError
 from pairlens_server.models.loaded import LoadedModel
 from pairlens_server.recording.primitives import Embedding
+from pairlens_server.service.call_pictures import Needs, Wanted
 from pairlens_server.service.commands import SimilarityTarget
-from pairlens_server.service.gathering import IMAGE_JOBS, gather_or_cancel
+from pairlens_server.service.gathering import gather_or_cancel
 from pairlens_server.service.limits import ServiceLimits
-from pairlens_server.service.recordings import (
-    AdmittedPicture,
-    PictureRecorder,
-    PictureRecording,
-    zero_embedding,
-)
-from pairlens_server.service.stopwatch import Stopwatch
+from pairlens_server.service.pictures import AdmittedPicture
+from pairlens_server.service.recorded import PictureRecording
+from pairlens_server.service.recordings import CallRecorder, zero_embedding
 from pairlens_server.service.targets import check_embeddings
+from pairlens_server.service.threads import off_loop
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,20 +37,30 @@ class Partners:
     recordings: tuple[PictureRecording, ...]
 
 
-async def find_partners(
-    recorder: PictureRecorder,
-    model: LoadedModel,
+async def take_partners(
+    recorder: CallRecorder,
     target: SimilarityTarget,
+    model: LoadedModel,
     limits: ServiceLimits,
-    deadline_s: float | None,
-    watch: Stopwatch,
-) -> Partners:
-    """Get the embeddings of a target's pictures, of equal ones once, and add those given.
+    *,
+    looked_at: bool = False,
+) -> list[tuple[AdmittedPicture, Needs]]:
+    """Check a target, and take on its pictures.
+
+    Args:
+        recorder: Of the call.
+        target: What the call asks about.
+        model: Whose embeddings are meant.
+        limits: Of the call.
+        looked_at: Whether the pictures are looked at in any case.
+
+    Returns:
+        The pictures in order, each with what is wanted of it.
 
     Raises:
-        InvalidParameterError: Too many pictures or embeddings, embeddings of another model,
-            or a zero embedding; names the field.
-        PairlensError: As `PictureRecorder.admit` and `PictureRecorder.record`.
+        InvalidParameterError: Too many pictures or embeddings, or embeddings of another model;
+            names the field.
+        PairlensError: As `CallRecorder.take_all`.
     """
     if len(target.images) > limits.max_candidates:
         raise InvalidParameterError(
@@ -64,25 +72,35 @@ async def find_partners(
         await asyncio.to_thread(
             check_embeddings, target.embeddings, model.embedding_size, limits.max_target_embeddings
         )
-    image_jobs = asyncio.Semaphore(IMAGE_JOBS)
+    pictures = await recorder.take_all(
+        [(image, f"target.similarity.images[{i}]") for i, image in enumerate(target.images)]
+    )
+    return [(picture, Needs((Embedding(),), more=looked_at)) for picture in pictures]
 
-    async def admit(data: bytes, field: str) -> AdmittedPicture:
-        async with image_jobs:
-            return await recorder.admit(data, field, model, None)
+
+async def find_partners(
+    recorder: CallRecorder, target: SimilarityTarget, model: LoadedModel, partners: Wanted
+) -> Partners:
+    """Get the embeddings of a target's pictures, of equal ones once, and add those given.
+
+    Args:
+        recorder: Of the call.
+        target: What the call asks about.
+        model: Who sees the pictures.
+        partners: Of `take_partners`, prepared.
+
+    Raises:
+        InvalidParameterError: An embedding is zero; names the field.
+        PairlensError: As `CallRecorder.record`.
+    """
+    pictures = [picture for picture, _ in partners]
 
     async def record(picture: AdmittedPicture) -> PictureRecording:
-        recording = await recorder.record(model, picture, [Embedding()], deadline_s)
+        recording = await recorder.record(model, picture, [Embedding()])
         if not bool(recording.values[Embedding()].any()):
             raise zero_embedding(picture.field)
         return recording
 
-    with watch.stage("decode"):
-        pictures = await gather_or_cancel(
-            [
-                admit(data, f"target.similarity.images[{index}]")
-                for index, data in enumerate(target.images)
-            ]
-        )
     once = {picture.sha256: picture for picture in reversed(pictures)}
     recordings = await gather_or_cancel([record(picture) for picture in once.values()])
     by_sha256 = dict(zip(once, recordings, strict=True))
@@ -90,5 +108,5 @@ async def find_partners(
     given = [] if target.embeddings is None else [torch.from_numpy(target.embeddings)]
     # A gallery may hold hundreds of megabytes: off the event loop.
     rows = [*(embedding[None] for embedding in found), *given]
-    together = await asyncio.to_thread(torch.cat, rows)
+    together = await off_loop(sum(row.numel() for row in rows), torch.cat, rows)
     return Partners(tuple(pictures), together, tuple(recordings))

@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
 from pairlens_server.engine.engine import Engine
 from pairlens_server.fidelity.copies import Side
 from pairlens_server.fidelity.metrics import ErasureMetric, Metric
@@ -16,7 +14,7 @@ from pairlens_server.fidelity.pointing import LocalisationMetric
 from pairlens_server.models.registry import ModelRegistry
 from pairlens_server.service.commands import SimilarityTarget, Timings
 from pairlens_server.service.limits import ServiceLimits
-from pairlens_server.service.recordings import PictureRecorder, not_finite
+from pairlens_server.service.recordings import PictureRecorder
 from pairlens_server.service.score_checks import check_command, metric_field
 from pairlens_server.service.score_commands import MetricOutcome, ScoreCommand, ScoreOutcome
 from pairlens_server.service.score_copies import (
@@ -55,8 +53,10 @@ class ScoreUseCase(UseCase):
         model = self._registry.get(command.model)
         facts = self._engine.facts(model)
         check_command(command, facts, self._limits)
-        context = ScoreContext(command, model, facts, self._recorder, self._limits, Stopwatch())
-        return await _ScoreCall(context, self._engine, self._source).answer()
+        watch = Stopwatch()
+        recorder = self._recorder.of_call(command, watch)
+        context = ScoreContext(command, model, facts, recorder, self._limits, watch)
+        return await _ScoreCall(context, self._source).answer()
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,12 +72,11 @@ class _Probed:
 class _ScoreCall:
     """The steps of one call."""
 
-    def __init__(self, context: ScoreContext, engine: Engine, source: MapSource):
+    def __init__(self, context: ScoreContext, source: MapSource):
         self._context = context
         self._command = context.command
         self._model = context.model
         self._watch = context.watch
-        self._engine = engine
         self._source = source
 
     async def answer(self) -> ScoreOutcome:
@@ -176,15 +175,13 @@ class _ScoreCall:
         placed = [maps[side] for side in changed]
         on_input = await asyncio.to_thread(maps_for_copies, wanted, placed, self._model)
         probe = subject.reading.probe(wanted, on_input)
-        pixels = torch.stack([subject.pictures[side].pixels for side in changed])
-        found = await self._engine.probe(
-            self._model, pixels, probe, deadline_s=self._command.deadline_s
+        pictures = [subject.pictures[side] for side in changed]
+        result, queue_s, compute_s = await self._context.recorder.probe_pictures(
+            self._model, pictures, probe
         )
-        if not bool(torch.isfinite(found.result).all()):
-            raise not_finite(subject.pictures[changed[0]], self._model)
-        rows = dict(zip(wanted, found.result, strict=True))
+        rows = dict(zip(wanted, result, strict=True))
         passes = clean + len(wanted) * len(changed)
-        return _Probed(rows, passes, found.queue_s, found.compute_s)
+        return _Probed(rows, passes, queue_s, compute_s)
 
     def _judge(
         self,

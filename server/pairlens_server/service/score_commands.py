@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pairlens.rendering import GridGeometry
+from pairlens_server.cache.policy import CachePolicy
 from pairlens_server.errors import PairlensError
 from pairlens_server.fidelity.copies import Side
 from pairlens_server.fidelity.localisation import RegionOfInterest
 from pairlens_server.fidelity.metrics import Metric
 from pairlens_server.fidelity.placing import Enlargement, Extent
+from pairlens_server.images.sources import ImageSource
 from pairlens_server.methods.base import ExplanationMethod
 from pairlens_server.methods.catalogue import PairMethod
 from pairlens_server.models.loaded import LoadedModel
@@ -40,7 +42,7 @@ class ScoreCommand:
     """
 
     model: str
-    image: bytes
+    image: ImageSource
     metrics: tuple[Metric, ...]
     heatmap: GivenHeatmap | None = None
     method: ExplanationMethod | None = None
@@ -52,6 +54,8 @@ class ScoreCommand:
     region: RegionOfInterest | None = None
     return_embeddings: bool = False
     deadline_s: float | None = None
+    cache: CachePolicy = CachePolicy.DEFAULT
+    client: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,11 +114,13 @@ class ScoreOutcome:
 
 @dataclass(frozen=True)
 class EmbedCommand:
-    """One call of Embed: encoded files; an empty one fails alone."""
+    """One call of Embed; an empty file fails alone."""
 
     model: str
-    images: tuple[bytes, ...]
+    images: tuple[ImageSource, ...]
     deadline_s: float | None = None
+    cache: CachePolicy = CachePolicy.DEFAULT
+    client: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from pairlens_server.fidelity.placing import Enlargement, ErasureUnit, Extent
 from pairlens_server.models.loaded import LoadedModel
 from pairlens_server.recording.facts import ModelFacts
 from pairlens_server.service.commands import Float32Array
-from pairlens_server.service.recordings import AdmittedPicture
+from pairlens_server.service.pictures import AdmittedPicture
 from pairlens_server.service.score_commands import GivenHeatmap, ScoredMap
 
 

@@ -31,6 +31,15 @@ Found = dict[Copy, Tensor]
 """For each copy that ran, its row of the probe's result."""
 
 
+def changed_by(sides: Sequence[Side]) -> tuple[Side, ...]:
+    """The pictures, IMAGE and PARTNER at most, whose copies tell of some sides."""
+    if set(sides) <= {Side.IMAGE}:
+        return (Side.IMAGE,)
+    if set(sides) == {Side.PARTNER}:
+        return (Side.PARTNER,)
+    return Side.IMAGE, Side.PARTNER
+
+
 class Reading(ABC):
     """What is read off copies, and the clean pictures' own, which need no further pass."""
 
@@ -143,11 +152,7 @@ class SimilarityReading(Reading):
     @property
     def changed(self) -> tuple[Side, ...]:
         """See `Reading.changed`."""
-        if set(self.sides) <= {Side.IMAGE}:
-            return (Side.IMAGE,)
-        if set(self.sides) == {Side.PARTNER}:
-            return (Side.PARTNER,)
-        return Side.IMAGE, Side.PARTNER
+        return changed_by(self.sides)
 
     def probe(self, copies: Sequence[Copy], maps: Sequence[MapOnInput]) -> Probe:
         """See `Reading.probe`."""

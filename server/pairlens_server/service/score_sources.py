@@ -85,7 +85,15 @@ class MapSource:
             assert isinstance(command.target, SimilarityTarget)
             image = command.target.images[0]
             target = _target_of(method, SimilarityTarget((command.image,)))
-        explain = ExplainCommand(command.model, image, method, target, None, command.deadline_s)
+        explain = ExplainCommand(
+            command.model,
+            image,
+            method,
+            target,
+            deadline_s=command.deadline_s,
+            cache=command.cache,
+            client=command.client,
+        )
         with _renamed({"image": PARTNER} if side is Side.PARTNER else {}):
             return await self._explain(explain)
 
@@ -97,6 +105,8 @@ class MapSource:
             command.target.images,
             method,
             deadline_s=command.deadline_s,
+            cache=command.cache,
+            client=command.client,
         )
         with _renamed(_OF_PAIR):
             outcome = await self._pair(pair)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from pairlens_server.service.commands import Timings
-from pairlens_server.service.recordings import PictureRecording
+from pairlens_server.service.recorded import PictureRecording
 
 
 class Stopwatch:
@@ -38,4 +38,5 @@ class Stopwatch:
             render_s=self._stages.get("render", 0.0),
             cached_images=sum(r.cached for r in recordings),
             images=len(recordings),
+            cache_s=self._stages.get("cache", 0.0),
         )

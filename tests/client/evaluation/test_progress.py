@@ -2,7 +2,7 @@
 
 import contextlib
 
-from pairlens.evaluation._progress import ProgressLine, duration
+from pairlens._progress import ProgressLine, duration
 from pairlens.evaluation.runner import run_protocol
 from tests.client.evaluation.fakes import FakeProtocol
 

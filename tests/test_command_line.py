@@ -1,10 +1,12 @@
+from enum import Enum
 from pathlib import Path
 
 import pytest
 import yaml
 
 from pairlens_server import __version__, app
-from pairlens_server.config import ServerSettings, parse_command_line
+from pairlens_server.command_line import parse_command_line
+from pairlens_server.config import ServerSettings
 from pairlens_server.errors import ConfigurationError
 from pairlens_server.images.admission import ImageLimits
 from pairlens_server.service.limits import ServiceLimits
@@ -158,11 +160,15 @@ def test_help_names_variable_and_default_of_every_flag(capsys, monkeypatch):
     text = " ".join(capsys.readouterr().out.split())
     for name, field in ServerSettings.model_fields.items():
         assert field.description
+        if name == "redis_password":
+            assert "--redis-password " not in text
+            continue
         assert f"--{name.replace('_', '-')}" in text
         variable = f"[PAIRLENS_{name.upper()}"
         assert variable in text
         if not (field.default is None or isinstance(field.default, Path)):
-            assert f"{variable}; default: {field.default}]" in text
+            default = field.default.value if isinstance(field.default, Enum) else field.default
+            assert f"{variable}; default: {default}]" in text
 
 
 def test_version(capsys):
@@ -170,3 +176,64 @@ def test_version(capsys):
         app.main(["--version"])
     assert caught.value.code == 0
     assert capsys.readouterr().out == f"pairlens-server {__version__}\n"
+
+
+def test_no_secret_is_shown(monkeypatch, capsys):
+    monkeypatch.setenv("PAIRLENS_REDIS_URL", "redis://lens:s3cret@cache:6379/1")
+    assert app.main(["--print-config"]) == 0
+    printed = capsys.readouterr().out
+    assert yaml.safe_load(printed)["redis_url"] == "redis://lens:***@cache:6379/1"
+    monkeypatch.setenv("PAIRLENS_REDIS_URL", "redis://cache")
+    monkeypatch.setenv("PAIRLENS_REDIS_PASSWORD", "s3cret")
+    assert app.main(["--print-config"]) == 0
+    printed = capsys.readouterr().out
+    assert "s3cret" not in printed
+    assert "s3cret" not in repr(settings())
+    found = settings().redis_settings()
+    assert found is not None
+    assert found.password == "s3cret"
+
+
+def test_a_password_comes_from_a_file(tmp_path):
+    path = tmp_path / "password"
+    path.write_text("s3cret\n")
+    flags = ("--redis-url", "redis://cache", "--redis-password-file")
+    found = settings(*flags, str(path)).redis_settings()
+    assert found is not None
+    assert found.password == "s3cret"
+    with pytest.raises(ConfigurationError, match="redis_password_file: gone: No such file"):
+        settings(*flags, str(tmp_path / "gone")).redis_settings()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--redis-url", "redis://:s3cret@cache"], "redis_url (--redis-url): a password on the"),
+        (["--redis-url", "http://cache"], "redis_url"),
+        (["--redis-url", "redis://cache", "--redis-prefix", "a b"], "redis_prefix"),
+        (["--redis-url", "redis://cache", "--redis-timeout-ms", "0"], "redis_timeout_ms"),
+        (["--redis-password", "s3cret"], "unrecognized arguments"),
+        (["--redis-ca-file", "/nowhere"], "redis_ca_file says something of a Redis, but redis_url"),
+        (["--cache-precision", "quarter"], "cache_precision (--cache-precision"),
+    ],
+)
+def test_a_wrong_redis_is_told_without_its_password(argv, message, capsys):
+    assert app.main(argv) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert "--redis-password" in argv or "s3cret" not in err
+
+
+def test_one_password_is_enough(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("PAIRLENS_REDIS_PASSWORD", "s3cret")
+    argv = ["--redis-url", "redis://cache", "--redis-password-file", str(tmp_path)]
+    assert app.main(argv) == 2
+    assert "redis_password and redis_password_file: give one" in capsys.readouterr().err
+
+
+def test_a_broken_file_is_told_without_its_lines(file):
+    with pytest.raises(ConfigurationError) as caught:
+        settings("--config", file("max_batch: 2\nredis_password: [s3cret\n"))
+    assert str(caught.value).startswith("server.yaml: no YAML: line 3: ")
+    assert "s3cret" not in str(caught.value)

@@ -1,0 +1,265 @@
+"""The shared tier: values in Redis, where replicas find what others computed."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from redis.asyncio import RedisCluster
+
+from pairlens_server.cache.breaker import Breaker
+from pairlens_server.cache.codec import OVERHEAD, CorruptValueError, decode, encode
+from pairlens_server.cache.keys import is_image_file, kind_of
+from pairlens_server.cache.memory import ENTRY_BYTES, entry_bytes
+from pairlens_server.cache.packing import Value
+from pairlens_server.cache.redis_client import Client
+from pairlens_server.cache.redis_link import Patience, RedisLink, is_wrong_type
+from pairlens_server.cache.redis_settings import RedisSettings
+from pairlens_server.cache.stats import CacheKind, KindStats, RedisState, RedisStats
+from pairlens_server.cache.writer import Writer
+
+T = TypeVar("T")
+
+_ACTIVATIONS = 16  # that are given as long again as a round trip for nothing
+_IMAGE_WEIGHT = 16  # activations that an image file counts as: longer, and dearer to do without
+_MOST_TIMEOUTS = 20  # that a read may take in all, while replies keep coming
+_INLINE_BYTES = 32 * 1024  # decoding less takes less than the way to a thread
+_WRITE_S = 1.0
+_WRITE_BYTES_PER_S = 10 * 2**20  # of a network that is slow, and still worth it
+_CLEAR_S = 60.0
+_CLEAR_KEYS = 1000
+_LOOK_S = 0.5
+_FLUSH_S = 1.0
+
+
+class RedisTier:
+    """Reads and writes values; Redis away, slow or full is a miss, and never an error.
+
+    Used by the event loop alone. Decoding and encoding run on threads of its own.
+
+    Args:
+        settings: Where Redis is.
+        clock: Seconds, for the pauses after failures.
+    """
+
+    def __init__(self, settings: RedisSettings, clock: Callable[[], float] = time.monotonic):
+        self._settings = settings
+        # Trying to read is done in the background, so that it need not be done as rarely.
+        reads, writes = Breaker(clock, longest_s=5.0), Breaker(clock)
+        self._link = RedisLink(settings, reads, writes)
+        self._writer = Writer(settings.max_queued_bytes, self._write, self._dropped)
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="pairlens-cache")
+        self._kinds = {kind: KindStats() for kind in CacheKind}
+        self._stopped = False
+
+    @property
+    def largest_value(self) -> int:
+        """Bytes of the largest value that is kept."""
+        return max(
+            min(
+                self._settings.max_value_bytes - OVERHEAD,
+                self._settings.max_queued_bytes - ENTRY_BYTES,
+            ),
+            0,
+        )
+
+    async def start(self) -> None:
+        """Connect, waiting for it no longer than about a second; Redis need not be there."""
+        await self._link.start()
+
+    async def stop(self) -> None:
+        """Write what waits to be written, for about a second at most, and disconnect."""
+        await self._writer.stop(_FLUSH_S)
+        await self._link.stop()
+        self._stopped = True
+        self._threads.shutdown(wait=False)
+
+    async def get(self, keys: Sequence[str]) -> dict[str, Value]:
+        """Values that are there, in one round trip; one more removes what is there and is none.
+
+        Ends when Redis is silent for `timeout_s` and as long again for each 16 activations or for
+        an image file, and after 20 times `timeout_s` in any case; as long may other reads take
+        that it waits for.
+        """
+        if not keys:
+            return {}
+        # A range, so that no more is transferred than a value may have.
+        limit = self._settings.max_value_bytes
+        commands = [("GETRANGE", self._name(key), 0, limit) for key in keys]
+        replies = await self._link.send(commands, self._link.reads, self._patience(keys))
+        values, corrupt = await self._decoded(dict(zip(keys, replies, strict=False)))
+        for key in keys:
+            stats = self._kinds[kind_of(key)]
+            stats.hits += key in values
+            stats.misses += key not in values
+            stats.corrupt += key in corrupt
+        if corrupt:
+            await self._discard(list(corrupt))
+        return values
+
+    async def present(self, keys: Sequence[str]) -> set[str]:
+        """Keys that are there, in one round trip; their time to live begins anew."""
+        if not keys:
+            return set()
+        commands = [("EXPIRE", self._name(key), self._settings.ttl_s) for key in keys]
+        replies = await self._link.send(commands, self._link.reads, self._patience(keys))
+        return {key for key, reply in zip(keys, replies, strict=False) if reply == 1}
+
+    def put(self, values: Mapping[str, Value]) -> None:
+        """Have values written some time later; those for which there is no room are dropped."""
+        taken = self._writable(values)
+        if taken:
+            self._writer.put(taken)
+
+    async def write(self, values: Mapping[str, Value]) -> None:
+        """Write values before those that wait, or drop them; within a time like that of `get`."""
+        taken = self._writable(values)
+        if taken:
+            await self._write(taken)
+
+    async def settle(self, timeout_s: float) -> None:
+        """Wait until what was put is written or dropped, but for no longer than that."""
+        await self._writer.settle(timeout_s)
+
+    async def clear(self, prefixes: Iterable[str]) -> int | None:
+        """Remove the values whose keys begin with one of some prefixes, within a minute.
+
+        Returns:
+            How many there were, or None when Redis did not do it.
+        """
+        prefixes = list(prefixes)
+        for prefix in prefixes:
+            self._writer.forget(prefix)
+        await self.settle(_WRITE_S)
+        patterns = [_literal(self._name(prefix)) + "*" for prefix in prefixes]
+        return await self._link.run(lambda client: _remove(client, patterns), _CLEAR_S)
+
+    async def stats(self) -> RedisStats:
+        """What this process has done; asks Redis for its memory."""
+        memory = await self._link.run(_memory, _LOOK_S) or (0, 0)
+        return RedisStats(
+            state=RedisState.UP if self._link.reads.closed else RedisState.UNAVAILABLE,
+            kinds={kind: replace(stats) for kind, stats in self._kinds.items()},
+            errors=self._link.errors,
+            timeouts=self._link.timeouts,
+            queued_bytes=self._writer.nbytes,
+            max_queued_bytes=self._settings.max_queued_bytes,
+            used_bytes=memory[0],
+            max_bytes=memory[1],
+        )
+
+    def _writable(self, values: Mapping[str, Value]) -> dict[str, Value]:
+        taken = {}
+        ready = self._link.reads.closed and self._link.writes.allows
+        for key, value in values.items():
+            if ready and entry_bytes(value) - ENTRY_BYTES <= self.largest_value:
+                taken[key] = value
+            else:
+                self._dropped(key)
+        return taken
+
+    def _name(self, key: str) -> str:
+        return f"{self._settings.prefix}:{key}"
+
+    def _patience(self, keys: Sequence[str]) -> Patience:
+        weight = sum(_IMAGE_WEIGHT if is_image_file(key) else 1 for key in keys)
+        silent = min(1 + weight / _ACTIVATIONS, _MOST_TIMEOUTS)
+        return Patience(
+            self._settings.timeout_s * silent, self._settings.timeout_s * _MOST_TIMEOUTS
+        )
+
+    def _dropped(self, key: str) -> None:
+        self._kinds[kind_of(key)].dropped += 1
+
+    async def _decoded(self, replies: Mapping[str, Any]) -> tuple[dict[str, Value], set[str]]:
+        data = {key: r for key, r in replies.items() if isinstance(r, bytes) and r}
+        if sum(len(value) for value in data.values()) <= _INLINE_BYTES:
+            values = _decode(data, self._settings.max_value_bytes)
+        else:
+            values = await self._on_thread(_decode, data, self._settings.max_value_bytes)
+        corrupt = {key for key, reply in replies.items() if is_wrong_type(reply)}
+        return values, corrupt | (set(data) - set(values))
+
+    async def _discard(self, keys: Sequence[str]) -> None:
+        # Lest `present` say that a picture is there which nobody can read. Waited for, since it
+        # must not overtake what is written in their place.
+        commands = [("UNLINK", self._name(key)) for key in keys]
+        await self._link.send(commands, self._link.writes, self._patience(keys))
+
+    async def _write(self, values: Mapping[str, Value]) -> None:
+        encoded = await self._on_thread(_encode, values)
+        ttl_s = self._settings.ttl_s
+        commands = [("SET", self._name(k), data, "EX", ttl_s) for k, data in encoded.items()]
+        most_s = _WRITE_S + sum(map(len, encoded.values())) / _WRITE_BYTES_PER_S
+        replies: list[Any] = []
+        if commands:
+            replies = await self._link.send(commands, self._link.writes, Patience(most_s, most_s))
+        done = dict(zip(encoded, replies, strict=False))
+        for key in values:
+            if done.get(key) is True:
+                self._kinds[kind_of(key)].stored += 1
+            else:
+                self._dropped(key)
+
+    async def _on_thread(self, function: Callable[..., T], *arguments: object) -> T:
+        if self._stopped:
+            return function(*arguments)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, function, *arguments)
+
+
+def _decode(data: Mapping[str, bytes], limit: int) -> dict[str, Value]:
+    values: dict[str, Value] = {}
+    for key, encoded in data.items():
+        if len(encoded) <= limit:
+            with suppress(CorruptValueError):
+                values[key] = decode(key, encoded)
+    return values
+
+
+def _encode(values: Mapping[str, Value]) -> dict[str, bytes]:
+    encoded = {}
+    for key, value in values.items():
+        with suppress(ValueError):
+            encoded[key] = encode(key, value)
+    return encoded
+
+
+def _literal(text: str) -> str:
+    return re.sub(r"([*?\[\]\\])", r"\\\1", text)
+
+
+async def _remove(client: Client, patterns: Sequence[str]) -> int:
+    removed = 0
+    for pattern in patterns:
+        batch: list[bytes] = []
+        async for key in client.scan_iter(match=pattern, count=_CLEAR_KEYS):
+            batch.append(key)
+            if len(batch) == _CLEAR_KEYS:
+                removed += await _unlink(client, batch)
+                batch = []
+        removed += await _unlink(client, batch)
+    return removed
+
+
+async def _unlink(client: Client, keys: Sequence[bytes]) -> int:
+    pipeline = client.pipeline(transaction=False)
+    for key in keys:
+        pipeline.execute_command("UNLINK", key)
+    return sum(await pipeline.execute()) if keys else 0
+
+
+async def _memory(client: Client) -> tuple[int, int]:
+    """Bytes used and bound of all servers."""
+    if isinstance(client, RedisCluster):
+        found = await client.info("memory", target_nodes=RedisCluster.PRIMARIES)
+        servers = list(found.values()) if "used_memory" not in found else [found]
+    else:
+        servers = [await client.info("memory")]
+    return sum(s["used_memory"] for s in servers), sum(s.get("maxmemory", 0) for s in servers)
