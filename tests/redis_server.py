@@ -191,6 +191,7 @@ class RedisProxy:
 
     Attributes:
         delay_s: Waited before each piece of what the server says is passed on.
+        bytes_per_s: How fast what the server says is passed on, to each client; None: at once.
         nonsense: Said in answer to everything instead of asking the server, unless None.
         repeats: How often each piece of what the server says is passed on.
         trips: How often the client spoke after the server had, or first.
@@ -200,6 +201,7 @@ class RedisProxy:
 
     def __init__(self, server_port: int, tls: ssl.SSLContext | None = None):
         self.delay_s = 0.0
+        self.bytes_per_s: float | None = None
         self.nonsense: bytes | None = None
         self.repeats = 1
         self.trips = self.sent = self.received = 0
@@ -274,6 +276,8 @@ class RedisProxy:
         try:
             while data := await answers.read(2**16):
                 await asyncio.sleep(self.delay_s)
+                if self.bytes_per_s is not None:
+                    await asyncio.sleep(len(data) / self.bytes_per_s)
                 self._clients_turn = True
                 self.received += len(data)
                 client.write(data * self.repeats)

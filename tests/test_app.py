@@ -15,24 +15,53 @@ from pairlens_server.logs import JsonFormatter
 
 
 class Engine:
-    def __init__(self, healthy: bool):
-        self.healthy = healthy
+    def __init__(self) -> None:
+        self.broken = asyncio.Event()
 
 
 async def test_a_signal_ends_the_wait():
     stop = asyncio.Event()
     stop.set()
-    assert await app._until_stopped(stop, Engine(healthy=True)) == 0
+    assert await app._until_stopped(stop, Engine()) == 0
 
 
-async def test_a_dead_engine_ends_the_process(monkeypatch):
-    monkeypatch.setattr(app, "_ENGINE_CHECK_S", 0.01)
-    engine = Engine(healthy=True)
+async def test_a_dead_engine_ends_the_process_at_once():
+    engine = Engine()
     waiting = asyncio.create_task(app._until_stopped(asyncio.Event(), engine))
     await asyncio.sleep(0.05)
     assert not waiting.done()
-    engine.healthy = False
-    assert await asyncio.wait_for(waiting, 5) == 1
+    engine.broken.set()
+    for _ in range(10):  # turns of the loop, without any time
+        await asyncio.sleep(0)
+    assert waiting.done()
+    assert waiting.result() == 1
+
+
+class Calls:
+    """A server whose calls are too short to be seen under way."""
+
+    calls_under_way = 0
+    calls_admitted = 0
+
+
+async def test_memory_is_given_back_in_a_rest_and_not_between_short_calls(monkeypatch):
+    given_back = []
+    monkeypatch.setattr(app, "_SAMPLED_S", 0.02)
+    monkeypatch.setattr(app, "_REST_S", 0.1)
+    monkeypatch.setattr(app, "give_back_freed_memory", lambda: given_back.append(None))
+    server = Calls()
+    resting = asyncio.create_task(app._give_back_when_idle(server))
+    for _ in range(200):
+        await asyncio.sleep(0.002)
+        server.calls_admitted += 1
+    assert not given_back
+    server.calls_under_way = 1
+    await asyncio.sleep(0.3)
+    assert not given_back
+    server.calls_under_way = 0
+    await asyncio.sleep(0.5)
+    assert len(given_back) == 1  # once in a rest
+    resting.cancel()
 
 
 async def test_a_model_too_large_for_its_methods_is_told():
@@ -41,7 +70,7 @@ async def test_a_model_too_large_for_its_methods_is_told():
             raise OutOfMemoryError("one picture alone does not fit on the device")
 
     with pytest.raises(ConfigurationError, match="a model cannot run: one picture alone"):
-        await app._warm_up(Small(healthy=True))
+        await app._warm_up(Small())
 
 
 def test_a_json_line_holds_the_traceback():

@@ -35,8 +35,9 @@ from pairlens_server.service.explanations import ExplanationUseCases
 _log = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_ENGINE_CHECK_S = 1.0
+_SAMPLED_S = 1.0
 _REST_S = 10.0  # without a call, after which freed memory goes back to the system
+_LAST_WORDS_S = 1.0
 _EXIT_ENGINE_DIED = 1
 _EXIT_CONFIGURATION = 2
 
@@ -95,8 +96,8 @@ async def _serve(settings: ServerSettings) -> int:
         if resting is not None:
             resting.cancel()
         _log.info("stopping")
-        # Calls that wait for a dead engine never end.
-        await server.drain(0 if code else settings.drain_s)
+        # The calls of a dead engine have failed, and need no longer than to say so.
+        await server.drain(_LAST_WORDS_S if code else settings.drain_s)
         return code
     finally:
         await engine.stop()
@@ -159,10 +160,13 @@ def _servicers(
 
 async def _give_back_when_idle(server: RpcServer) -> None:
     """Return freed memory to the system once in every rest between calls."""
-    idle_s, given_back = 0.0, False
+    idle_s, given_back, known = 0.0, False, -1
     while True:
-        await asyncio.sleep(_ENGINE_CHECK_S)
-        idle_s = 0.0 if server.calls_under_way else idle_s + _ENGINE_CHECK_S
+        await asyncio.sleep(_SAMPLED_S)
+        # Their number too: short calls are hardly ever under way at the moment of a sample.
+        known, before = server.calls_admitted, known
+        resting = known == before and not server.calls_under_way
+        idle_s = idle_s + _SAMPLED_S if resting else 0.0
         if idle_s < _REST_S:
             given_back = False
         elif not given_back:
@@ -172,11 +176,13 @@ async def _give_back_when_idle(server: RpcServer) -> None:
 
 async def _until_stopped(stop: asyncio.Event, engine: Engine) -> int:
     """Wait for the stop signal (0), or for the engine to die (1)."""
-    while engine.healthy:
-        try:
-            await asyncio.wait_for(stop.wait(), _ENGINE_CHECK_S)
-        except asyncio.TimeoutError:
-            continue
+    waits = [asyncio.ensure_future(event.wait()) for event in (stop, engine.broken)]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+    if not engine.broken.is_set():
         return 0
     _log.critical("the engine died; the process ends, to be started anew")
     return _EXIT_ENGINE_DIED

@@ -23,7 +23,7 @@ GOODPUT_AIM = 0.9
 _CLIENTS = 8
 _AT_ONCE = 32  # in the closed loop that finds the capacity: enough for full batches
 _LEAD_S = 2 * DEADLINE_S  # for the queue to become what it is under this load
-FAILED_AIM = 0.01
+FAILED_AIM = 0.05
 REFUSED_WITHIN_S = 0.25 * DEADLINE_S
 """A refusal comes at once. What fails later was taken on, and its caller waited for nothing."""
 

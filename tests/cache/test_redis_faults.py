@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pairlens_server.cache.keys import image_key
 from pairlens_server.cache.redis_tier import RedisTier
 from pairlens_server.cache.stats import RedisState
 from tests.cache.conftest import MakeTier
@@ -290,3 +291,39 @@ async def test_an_event_loop_that_is_held_up_is_not_taken_for_a_slow_redis(
         assert (await asking).keys() == {key(1)}
     assert (await tier.stats()).errors == 0
     assert (await counts(tier, ACTIVATION)).hits == 64 + 6
+
+
+async def test_who_waits_for_writing_does_not_wait_for_long(
+    server: RedisProcess, make_tier: MakeTier
+):
+    tier = make_tier(server.url, max_queued_bytes=8 * 2**20)
+    await started(tier)
+    server.freeze()
+    files = {image_key(str(n)): bytes(2**20) for n in range(16)}
+    assert await timed(tier.write(files)) < 2 + SLACK_S
+    assert (await tier.stats()).queued_bytes <= 8 * 2**20
+    await until_left_alone(tier)
+    assert await timed(tier.write(files)) < SLACK_S
+    server.thaw()
+
+
+async def until_left_alone(tier: RedisTier) -> None:
+    async def left_alone() -> bool:
+        await tier.get([key(1)])
+        return (await tier.stats()).state is RedisState.UNAVAILABLE
+
+    await until(left_alone)
+
+
+async def test_clearing_is_tried_while_redis_is_left_alone(
+    server: RedisProcess, make_tier: MakeTier
+):
+    tier = make_tier(server.url)
+    await started(tier)
+    server.freeze()
+    await until_left_alone(tier)
+    assert await timed(tier.clear([""])) < 2.5 + SLACK_S
+    server.thaw()
+    # Whatever the breaker knows by now.
+    assert await tier.clear([""]) == 64
+    assert await tier.clear([""]) == 0

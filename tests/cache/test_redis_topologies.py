@@ -10,8 +10,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from redis.asyncio import RedisCluster
 
 from pairlens_server.cache.keys import model_prefix
+from pairlens_server.cache.redis_client import make_client
+from pairlens_server.cache.redis_settings import RedisSettings
 from pairlens_server.cache.redis_tier import RedisTier
 from pairlens_server.cache.stats import RedisState
 from tests.cache.conftest import MakeTier
@@ -174,3 +177,20 @@ async def test_sentinels(redis: RedisProcess, tmp_path: Path, make_tier: MakeTie
         lost = make_tier(f"redis+sentinel://{watcher.address}/other")
         await lost.start()
         assert (await lost.stats()).state is RedisState.UNAVAILABLE
+
+
+@pytest.mark.parametrize("url", ["redis://h", "redis+cluster://h,i", "unix:///s"])
+def test_replies_are_parsed_in_python_even_where_hiredis_is(url: str):
+    # hiredis allocates by the word of whoever answers.
+    client = make_client(RedisSettings(url), 4, lambda reply: reply)
+    if isinstance(client, RedisCluster):
+        made = [
+            node.connection_class(**node.connection_kwargs)
+            for node in client.nodes_manager.startup_nodes.values()
+        ]
+        assert len(made) == 2
+        kwargs = client.nodes_manager.connection_kwargs  # of servers found later
+        assert kwargs["parser_class"] is type(made[0]._parser)
+    else:
+        made = [client.connection_pool.make_connection()]
+    assert {type(connection._parser).__name__ for connection in made} == {"_AsyncRESP2Parser"}

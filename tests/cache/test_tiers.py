@@ -45,7 +45,7 @@ async def test_files_and_the_rest_are_bounded_apart():
     assert tiers.at_hand(picture_key("ab")) is None
     assert tiers.at_hand(key(99)) is not None
     stats = (await tiers.stats()).memory
-    assert (stats[ACTIVATION].entries, stats[ACTIVATION].evicted) == (2, 98)
+    assert (stats[ACTIVATION].entries, stats[ACTIVATION].evicted) == (2, 99)
     assert (stats[ACTIVATION].max_bytes, stats[IMAGE].max_bytes) == (30_000, 10**6)
     assert (stats[IMAGE].entries, stats[IMAGE].bytes) == (1, ENTRY_BYTES + 4)
 
@@ -81,7 +81,7 @@ async def test_what_memory_lacks_is_asked_of_redis_in_one_round_trip_and_remembe
         assert proxy.trips == before
         stats = await tiers.stats()
         memory, shared = stats.memory[ACTIVATION], stats.redis.kinds[ACTIVATION]
-        assert (memory.hits, memory.misses, shared.hits, shared.misses) == (3, 3, 2, 1)
+        assert (memory.hits, memory.misses, shared.hits, shared.misses) == (4, 4, 2, 1)
 
 
 async def test_redis_alone_is_a_cache(redis: RedisProcess, make_tier: MakeTier):
@@ -197,3 +197,27 @@ async def test_storing_never_waits(redis: RedisProcess, make_tier: MakeTier):
             return (await tiers.stats()).redis.kinds[ACTIVATION].stored == 64
 
         await until(arrived)
+
+
+async def test_no_bytes_of_memory_are_over_their_bound():
+    tiers = cache(activations=100 * ENTRY_BYTES, images=10 * ENTRY_BYTES)
+    tiers.store({picture_key(str(n)): value(n, 4) for n in range(50)})
+    tiers.store({image_key(str(n)): b"" for n in range(10)})
+    memory = (await tiers.stats()).memory
+    assert (memory[IMAGE].entries, memory[IMAGE].bytes) == (10, 10 * ENTRY_BYTES)
+    assert memory[ACTIVATION].entries == 50
+    assert all(kind.bytes <= kind.max_bytes for kind in memory.values())
+    assert (await tiers.clear(None, {IMAGE})).memory_entries == 60
+
+
+async def test_files_come_from_memory_and_then_from_redis(redis: RedisProcess, make_tier: MakeTier):
+    tier = make_tier(redis.url)
+    tiers = cache(tier)
+    files = {image_key("ab"): b"1", image_key("cd"): b"23"}
+    lengths = {**{name: len(data) for name, data in files.items()}, image_key("ef"): 3}
+    await stored(tiers, tier, files)
+    other = cache(make_tier(redis.url))
+    assert await other.files(lengths) == files
+    redis.flush()
+    assert await other.files(lengths) == files
+    assert await cache().files(lengths) == {}

@@ -145,3 +145,57 @@ async def test_stopping_with_nothing_to_do_does_nothing():
     sink = Sink()
     await sink.writer.stop(10)
     assert sink.batches == []
+
+
+async def test_what_is_waited_for_goes_first_and_in_batches():
+    sink = Sink(100 * BATCH_BYTES)
+    sink.open.clear()
+    sink.writer.put({"a": kib()})
+    await ticks()
+    sink.writer.put({"b": kib(), "c": kib(1)})
+    half = bytes(BATCH_BYTES // 2 - ENTRY_BYTES)
+    writing = asyncio.create_task(
+        sink.writer.write(dict.fromkeys(("c", "d", "e", "f", "g"), half), 10)
+    )
+    await ticks()
+    assert not writing.done()
+    sink.open.set()
+    await writing
+    # "b" shares no batch with the last, which another would fill.
+    assert [list(batch) for batch in sink.batches[:3]] == [["a"], ["c", "d"], ["e", "f"]]
+    assert "g" in sink.batches[3]
+    await sink.writer.settle(10)
+    assert sink.writer.nbytes == 0
+    assert sink.dropped == []
+
+
+async def test_what_is_waited_for_waits_for_room_and_no_longer_than_it_may():
+    sink = Sink(3 * KIB)
+    sink.open.clear()
+    sink.writer.put({"a": kib()})
+    await ticks()
+    sink.writer.put({"b": kib()})
+    writing = asyncio.create_task(sink.writer.write({"c": kib(), "d": kib(), "e": kib()}, 0.2))
+    await ticks()
+    assert sink.writer.nbytes == 3 * KIB
+    await writing
+    assert sink.dropped == ["d", "e"]
+    assert sink.writer.nbytes == 3 * KIB
+    writing = asyncio.create_task(sink.writer.write({"f": kib()}, 10))
+    await ticks()
+    sink.open.set()
+    await writing
+    await sink.writer.settle(10)
+    assert [list(batch) for batch in sink.batches] == [["a"], ["c", "b"], ["f"]]
+    assert sink.dropped == ["d", "e"]
+
+
+async def test_stopping_ends_what_is_waited_for():
+    sink = Sink(2 * KIB)
+    sink.open.clear()
+    writing = asyncio.create_task(sink.writer.write({"a": kib(), "b": kib(), "c": kib()}, 0.3))
+    await ticks()
+    await sink.writer.stop(0.01)
+    await writing
+    assert sorted(sink.dropped) == ["a", "b", "c"]
+    assert sink.writer.nbytes == 0

@@ -357,6 +357,26 @@ def test_a_broken_device_is_told_to_all_who_wait_wherever_they_are(stage_fails):
     simulate(scenario)
 
 
+@pytest.mark.parametrize("fault", ["finished", "outcome"])
+def test_a_fault_of_ours_after_a_batch_leaves_nobody_waiting(fault):
+    async def scenario():
+        bench = Bench(second_each, max_batch=2, max_wait_s=0.0)
+        engine = await bench.start()
+        if fault == "finished":
+            engine._driver.scheduler.finished = None
+        else:
+            bench.backend.run = lambda *_: [{}]  # one answer for two pictures
+        found = await outcomes(ask(engine, *range(5)))
+        told = [error for error in found if isinstance(error, NotReadyError)]
+        # One of the first two had its answer before the fault, and one of those begun then.
+        assert len(told) == (5 if fault == "finished" else 3)
+        assert engine.broken.is_set()
+        assert not engine.healthy
+        await engine.stop()
+
+    simulate(scenario)
+
+
 @simulated
 async def test_stop_finishes_what_runs_and_refuses_what_is_prepared():
     bench = Bench(second_each, max_batch=2, max_wait_s=0.0)

@@ -227,7 +227,7 @@ async def test_the_gate_counts():
         pass
     gate.open()
     with gate.admitted(), gate.admitted():
-        assert gate.under_way == 2
+        assert gate.under_way == gate.let_in == 2
         assert not await gate.wait_idle(0.01)
     assert await gate.wait_idle(0.01)
     with pytest.raises(ValueError, match="x"), gate.admitted():
@@ -236,6 +236,7 @@ async def test_the_gate_counts():
     gate.close()
     with pytest.raises(DrainingError), gate.admitted():
         pass
+    assert gate.let_in == 3
 
 
 async def test_an_answer_that_cannot_be_serialised_is_a_bug(caplog):

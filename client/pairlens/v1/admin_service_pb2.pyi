@@ -176,7 +176,7 @@ class GetCacheStatsResponse(google.protobuf.message.Message):
     REDIS_FIELD_NUMBER: builtins.int
     @property
     def memory(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___CacheKindStats]:
-        """This server's own memory."""
+        """This server's own memory. Sizes of pictures are kept, and here counted, with activations."""
 
     @property
     def redis(self) -> global___RedisStats: ...

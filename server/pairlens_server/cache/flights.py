@@ -1,4 +1,10 @@
-"""Work that several callers want at the same time is done once."""
+"""Work that several callers want at the same time is done once.
+
+Who comes later rides with the first one's turn in the engine's queue, whoever the two are: calls
+of a flooding client that ride with a polite one's cost nobody anything, but a polite client that
+wants what a flood has asked for already waits for the flood's turn. A failure that names a field
+of the first one's request is not shared, so that every rider finds out for itself.
+"""
 
 from __future__ import annotations
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-from redis._parsers import _AsyncRESP2Parser
-from redis.asyncio import ConnectionPool, Redis, RedisCluster
+from redis.asyncio import ConnectionPool, Redis, RedisCluster, connection
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
@@ -14,6 +14,9 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 
 from pairlens_server.cache.redis_settings import Endpoint, RedisSettings, Topology
+
+# A private name: without it redis-py chooses, and chooses the same where there is no hiredis.
+_PARSER: Any = getattr(connection, "_AsyncRESP2Parser", None)
 
 CONNECT_S = 1.0
 """Seconds that making a connection may take."""
@@ -51,9 +54,11 @@ def _make(settings: RedisSettings, max_connections: int) -> Client:
     tls = _tls(endpoint, settings)
     if endpoint.topology is Topology.CLUSTER:
         nodes = [ClusterNode(host, port) for host, port in endpoint.hosts]
-        return RedisCluster(
+        cluster = RedisCluster(
             startup_nodes=nodes, max_connections=max_connections, ssl=endpoint.tls, **options, **tls
         )
+        _parse_as_others(cluster)
+        return cluster
     options |= {"db": endpoint.database, "max_connections": max_connections, **_parsing()}
     if endpoint.topology is Topology.SENTINEL:
         secure = {"ssl": True, **tls} if endpoint.tls else {}
@@ -85,12 +90,21 @@ def _transport() -> dict[str, Any]:
 
 
 def _parsing() -> dict[str, Any]:
-    """Parse in Python, as fast for large values; a cluster's client cannot be told to.
+    """Parse in Python, which is as fast for large values, even where hiredis is installed.
 
     hiredis makes room for an array by the server's word: "*999999999" from something that is no
     Redis costs 8 GB, and with them the process.
     """
-    return {"parser_class": _AsyncRESP2Parser}
+    return {"parser_class": _PARSER} if _PARSER else {}
+
+
+def _parse_as_others(cluster: RedisCluster) -> None:
+    """Have connections that a cluster's client will make parse as those of other clients do."""
+    # It takes no such option; its servers, those known now and those found later, have dicts.
+    with suppress(AttributeError):
+        manager: Any = cluster.nodes_manager
+        for holder in (manager, *manager.startup_nodes.values()):
+            holder.connection_kwargs.update(_parsing())
 
 
 def _tls(endpoint: Endpoint, settings: RedisSettings) -> dict[str, Any]:

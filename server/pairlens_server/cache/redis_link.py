@@ -6,13 +6,19 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from redis.exceptions import ResponseError, TimeoutError
 
 from pairlens_server.cache.breaker import Breaker
+from pairlens_server.cache.patience import (
+    CLOSE_S,
+    Patience,
+    SlowError,
+    acquired,
+    replied,
+    within,
+)
 from pairlens_server.cache.redis_client import CONNECT_S, Client, make_client
 from pairlens_server.cache.redis_settings import RedisSettings, Topology
 
@@ -24,35 +30,8 @@ Command = tuple[str | int | bytes, ...]
 """Of Redis: its name and its arguments."""
 
 _LARGE = 16  # commands; reads of more share few slots, lest they hold each other up
-_SLOTS = {"small": 16, "large": 2, "writes": 4}
+_SLOTS = {"small": 16, "large": 2, "files": 4, "writes": 4}
 _OTHERS = 4  # connections beside those: probes, clearing, looking at memory
-_LATE_S = 0.01  # a timer that fires this late says that the event loop was held up, not Redis
-_CLOSE_S = 0.25  # that giving up may take: redis-py closes the connection
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a round trip may take.
-
-    One time alone does not tell a Redis that hangs from much data, or from a process that has much
-    else to do: a thousand replies that keep coming are no failure.
-
-    Attributes:
-        silent_s: Seconds without a reply.
-        most_s: Seconds in all.
-    """
-
-    silent_s: float
-    most_s: float
-
-
-@dataclass
-class _Progress:
-    replies: int = 0
-
-
-# Of the trip that the current task belongs to.
-_progress: ContextVar[_Progress] = ContextVar("progress")
 
 
 class RedisLink:
@@ -94,11 +73,16 @@ class RedisLink:
         if self._probing is not None:
             self._probing.cancel()
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=_CLOSE_S)
+            await asyncio.wait(self._tasks, timeout=CLOSE_S)
         await _close(self._client)
 
     async def send(
-        self, commands: Sequence[Command], breaker: Breaker, patience: Patience
+        self,
+        commands: Sequence[Command],
+        breaker: Breaker,
+        patience: Patience,
+        *,
+        files: bool = False,
     ) -> list[Any]:
         """Send commands in one round trip (one to each server of a cluster).
 
@@ -106,6 +90,7 @@ class RedisLink:
             commands: At least one.
             breaker: `reads` or `writes`.
             patience: How long the trip may take; at most as long again may it wait for others.
+            files: Whether files are read, which take long, so that only other such trips wait.
 
         Returns:
             The replies; in the place of a reply, what Redis had against the command. Empty when
@@ -113,16 +98,33 @@ class RedisLink:
         """
         if self._shut(breaker):
             return []
-        return await asyncio.shield(self._spawn(self._trip(commands, breaker, patience)))
+        size = "large" if len(commands) > _LARGE else "small"
+        slots = "files" if files else size if breaker is self.reads else "writes"
+        trip = self._trip(commands, breaker, patience, self._slots[slots])
+        return await asyncio.shield(self._spawn(trip))
 
     def _shut(self, breaker: Breaker) -> bool:
         return self._stopped or not (breaker.closed if breaker is self.reads else breaker.allows)
 
     async def run(
-        self, operation: Callable[[Client], Coroutine[Any, Any, T]], most_s: float
+        self,
+        operation: Callable[[Client], Coroutine[Any, Any, T]],
+        most_s: float,
+        *,
+        insist: bool = False,
     ) -> T | None:
-        """Do something that nobody is in a hurry for; None when it failed. Opens no breaker."""
-        if self._stopped or not self.reads.closed:
+        """Do something that nobody is in a hurry for; None when it failed. Opens no breaker.
+
+        Args:
+            operation: What to do.
+            most_s: Seconds that it may take.
+            insist: Where Redis is left alone, ask whether it answers now, instead of doing nothing.
+        """
+        if self._stopped:
+            return None
+        if not self.reads.closed and not (
+            insist and await asyncio.shield(self._spawn(self._probe())) is None
+        ):
             return None
         return await asyncio.shield(self._spawn(self._unhurried(operation, most_s)))
 
@@ -130,24 +132,29 @@ class RedisLink:
         self, operation: Callable[[Client], Coroutine[Any, Any, T]], most_s: float
     ) -> T | None:
         try:
-            return await _within(operation(self._client), Patience(most_s, most_s))
+            return await within(operation(self._client), Patience(most_s, most_s))
         except Exception as error:
             self._count(error)
             return None
 
     async def _trip(
-        self, commands: Sequence[Command], breaker: Breaker, patience: Patience
+        self,
+        commands: Sequence[Command],
+        breaker: Breaker,
+        patience: Patience,
+        slots: asyncio.Semaphore,
     ) -> list[Any]:
-        size = "large" if len(commands) > _LARGE else "small"
-        slots = self._slots[size if breaker is self.reads else "writes"]
-        if not await _acquired(slots, patience.most_s):
+        if not await acquired(slots, patience.most_s):
             # Of the queue in front of Redis, for which Redis is not to blame.
             self._count(asyncio.TimeoutError())
             return []
         try:
             if self._shut(breaker):
                 return []
-            replies = await _within(_pipeline(self._client, commands), patience)
+            replies = await within(_pipeline(self._client, commands), patience)
+        except SlowError as error:
+            self._count(error)
+            return []
         # Whatever a server that is none makes redis-py stumble over is no answer either.
         except Exception as error:
             self._failed(breaker, error)
@@ -202,7 +209,7 @@ class RedisLink:
         try:
             for seconds in (CONNECT_S, 2 * self._settings.timeout_s):
                 patience = Patience(seconds, seconds)
-                replies = await _within(_pipeline(self._client, commands), patience)
+                replies = await within(_pipeline(self._client, commands), patience)
                 if (error := _complaint(replies)) is not None:
                     return error
         except Exception as error:
@@ -216,7 +223,7 @@ class RedisLink:
         return task
 
     def _new_client(self) -> Client:
-        return make_client(self._settings, sum(_SLOTS.values()) + _OTHERS, _replied)
+        return make_client(self._settings, sum(_SLOTS.values()) + _OTHERS, replied)
 
 
 def is_wrong_type(reply: Any) -> bool:
@@ -240,43 +247,6 @@ async def _pipeline(client: Client, commands: Sequence[Command]) -> list[Any]:
     return replies
 
 
-async def _acquired(slots: asyncio.Semaphore, seconds: float) -> bool:
-    try:
-        await (asyncio.wait_for(slots.acquire(), seconds) if slots.locked() else slots.acquire())
-    except asyncio.TimeoutError:
-        return False
-    return True
-
-
-async def _within(work: Coroutine[Any, Any, T], patience: Patience) -> T:
-    loop = asyncio.get_running_loop()
-    progress = _Progress()
-    token = _progress.set(progress)
-    task = loop.create_task(work)  # which has a copy of the context, and so have its own tasks
-    _progress.reset(token)
-    end = loop.time() + patience.most_s
-    try:
-        while not task.done():
-            seen, due = progress.replies, loop.time() + patience.silent_s
-            await asyncio.wait({task}, timeout=max(min(due, end) - loop.time(), 0))
-            # A late timer: replies may be there and unread.
-            silent = progress.replies == seen and loop.time() < due + _LATE_S
-            if not task.done() and (silent or loop.time() >= end):
-                raise asyncio.TimeoutError("no answer in time")
-        if task.cancelled():
-            raise ConnectionError("given up")
-        return task.result()
-    finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task}, timeout=_CLOSE_S)
-
-
-def _replied(reply: Any, **_: Any) -> Any:
-    _progress.get().replies += 1
-    return reply
-
-
 async def _close(client: Client) -> None:
     with suppress(Exception):
-        await _within(client.aclose(), Patience(_CLOSE_S, _CLOSE_S))
+        await within(client.aclose(), Patience(CLOSE_S, CLOSE_S))

@@ -34,6 +34,10 @@ _SCHEMES = {
 }
 
 
+class _NoAddressError(Exception):
+    """What is wrong with an address, in words that hold nothing of it."""
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """A parsed address.
@@ -112,11 +116,15 @@ def parse_url(url: str) -> Endpoint:
     try:
         parts = urlsplit(url)
         if parts.scheme not in _SCHEMES:
-            raise ValueError(f"begin with one of {', '.join(f'{s}://' for s in _SCHEMES)}")
+            raise _NoAddressError(f"begin with one of {', '.join(f'{s}://' for s in _SCHEMES)}")
         return _endpoint(parts)
-    except ValueError as error:
-        # Not chained: what the standard library complains about quotes what it was given.
+    except _NoAddressError as error:
         raise ConfigurationError(f"redis_url: {error}") from None
+    except ValueError:
+        # What the standard library complains about quotes what it was given.
+        raise ConfigurationError(
+            "redis_url: this is no address; percent-encode special characters of user and password"
+        ) from None
 
 
 def _endpoint(parts: SplitResult) -> Endpoint:
@@ -128,16 +136,16 @@ def _endpoint(parts: SplitResult) -> Endpoint:
     path = parts.path.strip("/")
     if parts.scheme == "unix":
         if hosts or not path:
-            raise ValueError("a Unix socket is written unix:///PATH")
+            raise _NoAddressError("a Unix socket is written unix:///PATH")
         database = query.pop("db", "")
     elif topology is Topology.SENTINEL:
         service, _, database = path.partition("/")
         if not service:
-            raise ValueError("the service is missing: redis+sentinel://HOST:PORT/SERVICE")
+            raise _NoAddressError("the service is missing: redis+sentinel://HOST:PORT/SERVICE")
     else:
         database = path
     if query or parts.fragment:
-        raise ValueError("nothing may follow a '?' or '#' but ?db=DB of a Unix socket")
+        raise _NoAddressError("nothing may follow a '?' or '#' but ?db=DB of a Unix socket")
     return Endpoint(
         topology=topology,
         tls=tls,
@@ -157,16 +165,16 @@ def _hosts(text: str, topology: Topology) -> tuple[tuple[str, int], ...]:
         default = _SENTINEL_PORT if topology is Topology.SENTINEL else _PORT
         port = int((match and match["port"]) or default)
         if match is None or not 0 < port < 65536:
-            raise ValueError("HOST:PORT is expected, with brackets around an IPv6 address")
+            raise _NoAddressError("HOST:PORT is expected, with brackets around an IPv6 address")
         hosts.append((match["host"].strip("[]"), port))
     if len(hosts) > 1 and topology is Topology.SINGLE:
-        raise ValueError("several hosts are a redis+cluster:// or redis+sentinel://")
+        raise _NoAddressError("several hosts are a redis+cluster:// or redis+sentinel://")
     return tuple(hosts)
 
 
 def _database(text: str, topology: Topology) -> int:
     if text and not text.isdecimal():
-        raise ValueError("the database is a number")
+        raise _NoAddressError("the database is a number")
     if int(text or 0) and topology is Topology.CLUSTER:
-        raise ValueError("a cluster has no databases")
+        raise _NoAddressError("a cluster has no databases")
     return int(text or 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,29 +10,31 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from redis.asyncio import RedisCluster
-
 from pairlens_server.cache.breaker import Breaker
 from pairlens_server.cache.codec import OVERHEAD, CorruptValueError, decode, encode
 from pairlens_server.cache.keys import is_image_file, kind_of
 from pairlens_server.cache.memory import ENTRY_BYTES, entry_bytes
 from pairlens_server.cache.packing import Value
-from pairlens_server.cache.redis_client import Client
-from pairlens_server.cache.redis_link import Patience, RedisLink, is_wrong_type
+from pairlens_server.cache.patience import Patience
+from pairlens_server.cache.redis_admin import beginning_with, memory, remove
+from pairlens_server.cache.redis_link import RedisLink, is_wrong_type
 from pairlens_server.cache.redis_settings import RedisSettings
 from pairlens_server.cache.stats import CacheKind, KindStats, RedisState, RedisStats
 from pairlens_server.cache.writer import Writer
 
 T = TypeVar("T")
 
+WINDOW_BYTES = 16 * 2**20
+"""Of files that are read in one round trip, and at a time: memory, and other readers' patience."""
+
 _ACTIVATIONS = 16  # that are given as long again as a round trip for nothing
 _IMAGE_WEIGHT = 16  # activations that an image file counts as: longer, and dearer to do without
 _MOST_TIMEOUTS = 20  # that a read may take in all, while replies keep coming
 _INLINE_BYTES = 32 * 1024  # decoding less takes less than the way to a thread
 _WRITE_S = 1.0
-_WRITE_BYTES_PER_S = 10 * 2**20  # of a network that is slow, and still worth it
+_BYTES_PER_S = 10 * 2**20  # of a network that is slow, and still worth it
+_KEEP_S = 2.0  # that a caller waits for what it wants written
 _CLEAR_S = 60.0
-_CLEAR_KEYS = 1000
 _LOOK_S = 0.5
 _FLUSH_S = 1.0
 
@@ -93,7 +94,40 @@ class RedisTier:
         limit = self._settings.max_value_bytes
         commands = [("GETRANGE", self._name(key), 0, limit) for key in keys]
         replies = await self._link.send(commands, self._link.reads, self._patience(keys))
-        values, corrupt = await self._decoded(dict(zip(keys, replies, strict=False)))
+        return await self._taken(keys, dict(zip(keys, replies, strict=False)))
+
+    async def files(self, lengths: Mapping[str, int]) -> dict[str, Value]:
+        """Files that are there, in round trips of `WINDOW_BYTES` or of one file.
+
+        Each may take a second, and what its bytes take of a slow network.
+
+        Args:
+            lengths: Bytes of the file under each key, as a caller says who may be wrong: no more
+                is transferred. Of files that are longer, the first is fetched nevertheless, so
+                that the caller can be told, and the others are left out.
+        """
+        found: dict[str, Value] = {}
+        longer: list[str] = []
+        for window in windows(lengths):
+            ends = {k: min(lengths[k] + OVERHEAD, self._settings.max_value_bytes) for k in window}
+            commands = [("GETRANGE", self._name(key), 0, end) for key, end in ends.items()]
+            patience = self._patience_of_files([lengths[key] for key in window])
+            sent = await self._link.send(commands, self._link.reads, patience, files=True)
+            replies = dict(zip(window, sent, strict=False))
+            cut = [k for k, r in replies.items() if self._is_cut(r, ends[k])]
+            whole = [key for key in window if key not in cut]
+            found |= await self._taken(whole, {k: replies[k] for k in whole if k in replies})
+            longer += cut
+        if longer:
+            bound = self._settings.max_value_bytes
+            found |= await self.files({longer[0]: bound})
+        return found
+
+    def _is_cut(self, reply: Any, end: int) -> bool:
+        return isinstance(reply, bytes) and end < len(reply) <= self._settings.max_value_bytes
+
+    async def _taken(self, keys: Sequence[str], replies: Mapping[str, Any]) -> dict[str, Value]:
+        values, corrupt = await self._decoded(replies)
         for key in keys:
             stats = self._kinds[kind_of(key)]
             stats.hits += key in values
@@ -118,10 +152,14 @@ class RedisTier:
             self._writer.put(taken)
 
     async def write(self, values: Mapping[str, Value]) -> None:
-        """Write values before those that wait, or drop them; within a time like that of `get`."""
+        """Write values before those that wait, and wait for it, but for about 2 s at most.
+
+        What is not written by then waits on; what finds no room until then is dropped, as is
+        everything when Redis fails.
+        """
         taken = self._writable(values)
         if taken:
-            await self._write(taken)
+            await self._writer.write(taken, _KEEP_S)
 
     async def settle(self, timeout_s: float) -> None:
         """Wait until what was put is written or dropped, but for no longer than that."""
@@ -130,6 +168,8 @@ class RedisTier:
     async def clear(self, prefixes: Iterable[str]) -> int | None:
         """Remove the values whose keys begin with one of some prefixes, within a minute.
 
+        Tried even while Redis is left alone, if it says that it is there.
+
         Returns:
             How many there were, or None when Redis did not do it.
         """
@@ -137,12 +177,12 @@ class RedisTier:
         for prefix in prefixes:
             self._writer.forget(prefix)
         await self.settle(_WRITE_S)
-        patterns = [_literal(self._name(prefix)) + "*" for prefix in prefixes]
-        return await self._link.run(lambda client: _remove(client, patterns), _CLEAR_S)
+        patterns = [beginning_with(self._name(prefix)) for prefix in prefixes]
+        return await self._link.run(lambda client: remove(client, patterns), _CLEAR_S, insist=True)
 
     async def stats(self) -> RedisStats:
         """What this process has done; asks Redis for its memory."""
-        memory = await self._link.run(_memory, _LOOK_S) or (0, 0)
+        used_bytes, max_bytes = await self._link.run(memory, _LOOK_S) or (0, 0)
         return RedisStats(
             state=RedisState.UP if self._link.reads.closed else RedisState.UNAVAILABLE,
             kinds={kind: replace(stats) for kind, stats in self._kinds.items()},
@@ -150,8 +190,8 @@ class RedisTier:
             timeouts=self._link.timeouts,
             queued_bytes=self._writer.nbytes,
             max_queued_bytes=self._settings.max_queued_bytes,
-            used_bytes=memory[0],
-            max_bytes=memory[1],
+            used_bytes=used_bytes,
+            max_bytes=max_bytes,
         )
 
     def _writable(self, values: Mapping[str, Value]) -> dict[str, Value]:
@@ -173,6 +213,12 @@ class RedisTier:
         return Patience(
             self._settings.timeout_s * silent, self._settings.timeout_s * _MOST_TIMEOUTS
         )
+
+    def _patience_of_files(self, lengths: Sequence[int]) -> Patience:
+        # A file is one reply, however long it takes.
+        silent = self._patience([]).silent_s * 2 + max(lengths) / _BYTES_PER_S
+        most = self._settings.timeout_s * _MOST_TIMEOUTS + sum(lengths) / _BYTES_PER_S
+        return Patience(silent, most)
 
     def _dropped(self, key: str) -> None:
         self._kinds[kind_of(key)].dropped += 1
@@ -196,7 +242,7 @@ class RedisTier:
         encoded = await self._on_thread(_encode, values)
         ttl_s = self._settings.ttl_s
         commands = [("SET", self._name(k), data, "EX", ttl_s) for k, data in encoded.items()]
-        most_s = _WRITE_S + sum(map(len, encoded.values())) / _WRITE_BYTES_PER_S
+        most_s = _WRITE_S + sum(map(len, encoded.values())) / _BYTES_PER_S
         replies: list[Any] = []
         if commands:
             replies = await self._link.send(commands, self._link.writes, Patience(most_s, most_s))
@@ -214,6 +260,19 @@ class RedisTier:
         return await loop.run_in_executor(self._threads, function, *arguments)
 
 
+def windows(lengths: Mapping[str, int]) -> list[list[str]]:
+    """Cut files into runs of at most `WINDOW_BYTES`, or of one that is longer."""
+    cut: list[list[str]] = []
+    taken = WINDOW_BYTES
+    for key, length in lengths.items():
+        if not cut or taken + length > WINDOW_BYTES:
+            cut.append([])
+            taken = 0
+        cut[-1].append(key)
+        taken += length
+    return cut
+
+
 def _decode(data: Mapping[str, bytes], limit: int) -> dict[str, Value]:
     values: dict[str, Value] = {}
     for key, encoded in data.items():
@@ -229,37 +288,3 @@ def _encode(values: Mapping[str, Value]) -> dict[str, bytes]:
         with suppress(ValueError):
             encoded[key] = encode(key, value)
     return encoded
-
-
-def _literal(text: str) -> str:
-    return re.sub(r"([*?\[\]\\])", r"\\\1", text)
-
-
-async def _remove(client: Client, patterns: Sequence[str]) -> int:
-    removed = 0
-    for pattern in patterns:
-        batch: list[bytes] = []
-        async for key in client.scan_iter(match=pattern, count=_CLEAR_KEYS):
-            batch.append(key)
-            if len(batch) == _CLEAR_KEYS:
-                removed += await _unlink(client, batch)
-                batch = []
-        removed += await _unlink(client, batch)
-    return removed
-
-
-async def _unlink(client: Client, keys: Sequence[bytes]) -> int:
-    pipeline = client.pipeline(transaction=False)
-    for key in keys:
-        pipeline.execute_command("UNLINK", key)
-    return sum(await pipeline.execute()) if keys else 0
-
-
-async def _memory(client: Client) -> tuple[int, int]:
-    """Bytes used and bound of all servers."""
-    if isinstance(client, RedisCluster):
-        found = await client.info("memory", target_nodes=RedisCluster.PRIMARIES)
-        servers = list(found.values()) if "used_memory" not in found else [found]
-    else:
-        servers = [await client.info("memory")]
-    return sum(s["used_memory"] for s in servers), sum(s.get("maxmemory", 0) for s in servers)

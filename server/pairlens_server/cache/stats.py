@@ -70,7 +70,12 @@ class RedisStats:
 
 @dataclass(frozen=True)
 class CacheStats:
-    """Of both tiers."""
+    """Of both tiers.
+
+    Attributes:
+        memory: Of this process. Sizes of pictures live with the activations, and count as such.
+        redis: Of the shared tier.
+    """
 
     memory: Mapping[CacheKind, KindStats]
     redis: RedisStats

@@ -77,6 +77,19 @@ class Cache:
             found.update(shared)
         return found
 
+    async def files(self, lengths: Mapping[str, int]) -> dict[str, Value]:
+        """Image files that are there, as `fetch`, in round trips of bounded size; never raises.
+
+        Args:
+            lengths: Bytes that the file under each key has, or is said to have.
+        """
+        found = {k: v for k in lengths if (v := self._images.get(k)) is not None}
+        if self._redis and len(found) < len(lengths):
+            shared = await self._redis.files({k: n for k, n in lengths.items() if k not in found})
+            self._remember(shared)
+            found.update(shared)
+        return found
+
     def store(self, values: Mapping[str, Value]) -> None:
         """Keep values: in memory at once, in Redis some time later or, if it is away, never."""
         self._remember(values)
@@ -84,7 +97,7 @@ class Cache:
             self._redis.put(values)
 
     async def keep(self, values: Mapping[str, Value]) -> None:
-        """As `store`, but when it returns, Redis has them or will not."""
+        """As `store`, but Redis has them when it returns, unless it is away, full or slow."""
         self._remember(values)
         if self._redis:
             await self._redis.write(values)
@@ -102,10 +115,11 @@ class Cache:
 
     async def stats(self) -> CacheStats:
         """What both tiers hold and have done; asks Redis for its memory."""
-        activations, images = self._activations.stats(), self._images.stats()
-        memory = {kind: _sum(activations[kind], images[kind]) for kind in CacheKind}
-        memory[CacheKind.ACTIVATION].max_bytes = self._activations.max_bytes
-        memory[CacheKind.IMAGE].max_bytes = self._images.max_bytes
+        # By where values live, so that no number of bytes is over its bound.
+        memory = {
+            CacheKind.ACTIVATION: _all(self._activations),
+            CacheKind.IMAGE: _all(self._images),
+        }
         return CacheStats(memory, await self._redis.stats() if self._redis else RedisStats())
 
     async def clear(self, fingerprint: str | None, kinds: Collection[CacheKind]) -> Cleared:
@@ -134,7 +148,7 @@ class Cache:
         self._activations.put({k: v for k, v in values.items() if k not in files})
 
 
-def _sum(one: KindStats, other: KindStats) -> KindStats:
-    return KindStats(
-        *(getattr(one, field) + getattr(other, field) for field in KindStats.__dataclass_fields__)
-    )
+def _all(tier: MemoryTier) -> KindStats:
+    kinds = tier.stats().values()
+    sums = {n: sum(getattr(kind, n) for kind in kinds) for n in KindStats.__dataclass_fields__}
+    return KindStats(**{**sums, "max_bytes": tier.max_bytes})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 
 from pairlens_server.cache.memory import entry_bytes
 from pairlens_server.cache.packing import Value
@@ -37,23 +38,64 @@ class Writer:
         self._drop = drop
         self._queue: dict[str, Value] = {}
         self._queued_bytes = 0
-        self._writing_bytes = 0
+        self._writing: dict[str, Value] = {}
         self._task: asyncio.Task[None] | None = None
+        self._stopped = False
+        self._moved = asyncio.Event()  # set, and replaced, when a batch is done with
 
     @property
     def nbytes(self) -> int:
         """Bytes that wait or are being written."""
-        return self._queued_bytes + self._writing_bytes
+        return self._queued_bytes + sum(map(entry_bytes, self._writing.values()))
 
     def put(self, values: Mapping[str, Value]) -> None:
         """Queue values; one that waits already is replaced, one that finds no room dropped."""
         for key, value in values.items():
             self._take(key)
-            if self.nbytes + entry_bytes(value) > self._max_bytes:
+            if not self._append(key, value):
                 self._drop(key)
-                continue
-            self._queue[key] = value
-            self._queued_bytes += entry_bytes(value)
+        self._go_on()
+
+    async def write(self, values: Mapping[str, Value], timeout_s: float) -> None:
+        """Queue values before all others, and wait until each is written or dropped.
+
+        After `timeout_s` those that still find no room are dropped; the others wait on.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout_s
+        homeless = dict(values)
+        try:
+            while True:
+                self._put_first(homeless)
+                pending = any(key in self._queue or key in self._writing for key in values)
+                if not (homeless or pending) or self._stopped or loop.time() >= end:
+                    return
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._moved.wait(), end - loop.time())
+        finally:
+            for key in homeless:
+                self._drop(key)
+
+    def _put_first(self, values: dict[str, Value]) -> None:
+        """Take those for which there is room from `values` to the head of the queue."""
+        others = self._queue
+        self._queue = {}
+        for key, value in list(values.items()):
+            if (replaced := others.pop(key, None)) is not None:
+                self._queued_bytes -= entry_bytes(replaced)
+            if self._append(key, value):
+                del values[key]
+        self._queue.update(others)
+        self._go_on()
+
+    def _append(self, key: str, value: Value) -> bool:
+        if self._stopped or self.nbytes + entry_bytes(value) > self._max_bytes:
+            return False
+        self._queue[key] = value
+        self._queued_bytes += entry_bytes(value)
+        return True
+
+    def _go_on(self) -> None:
         if self._queue and self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -68,20 +110,21 @@ class Writer:
             await asyncio.wait({self._task}, timeout=timeout_s)
 
     async def stop(self, timeout_s: float) -> None:
-        """Write what waits, for no longer than that; what is left is dropped."""
+        """Write what waits, for no longer than that; what is left, or comes later, is dropped."""
         await self.settle(timeout_s)
+        self._stopped = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task}, timeout=timeout_s)
         for key in list(self._queue):
             self._take(key)
             self._drop(key)
+        self._wake()
 
     async def _run(self) -> None:
         try:
             while self._queue:
-                batch = self._next_batch()
-                self._writing_bytes = sum(entry_bytes(value) for value in batch.values())
+                batch = self._writing = self._next_batch()
                 try:
                     await self._write(batch)
                 except asyncio.CancelledError:
@@ -90,10 +133,16 @@ class Writer:
                     raise
                 except Exception:
                     logger.exception("internal error: values could not be written")
-                self._writing_bytes = 0
+                self._writing = {}
+                self._wake()
         finally:
-            self._writing_bytes = 0
+            self._writing = {}
             self._task = None
+            self._wake()
+
+    def _wake(self) -> None:
+        self._moved.set()
+        self._moved = asyncio.Event()
 
     def _next_batch(self) -> dict[str, Value]:
         batch: dict[str, Value] = {}

@@ -52,10 +52,16 @@ class Driver:
         backend: Runs batches.
         device: Its one thread.
         stager: The thread that prepares batches.
+        broken: Set when nothing can run any more.
     """
 
     def __init__(
-        self, settings: EngineSettings, backend: Backend, device: Executor, stager: Executor
+        self,
+        settings: EngineSettings,
+        backend: Backend,
+        device: Executor,
+        stager: Executor,
+        broken: asyncio.Event,
     ):
         self.scheduler = Scheduler(settings, _refuse)
         self._backend = backend
@@ -68,7 +74,7 @@ class Driver:
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
-        self.broken = False
+        self._broken = broken
 
     def submit(self, entry: Entry, pixels: Pixels) -> None:
         """Admit an entry and have its pixels made, if they are not there yet.
@@ -120,7 +126,7 @@ class Driver:
 
     def _pump(self) -> None:
         self._pumping = False
-        if self._stopped or self.broken:
+        if self._stopped or self._broken.is_set():
             return
         try:
             now_s = self._loop.time()
@@ -197,8 +203,14 @@ class Driver:
         if error is not None:
             self._break(error, batch.entries)
             return
+        try:
+            self._settle(batch, started_s, future.result())
+        except Exception as bug:
+            self._break(bug, batch.entries)
+
+    def _settle(self, batch: Batch, started_s: float, outcomes: Sequence[Outcome]) -> None:
+        """Go on after a batch, and tell its callers."""
         now_s = self._loop.time()
-        outcomes = future.result()
         sound = not any(isinstance(outcome, Exception) for outcome in outcomes)
         self.scheduler.finished(batch, now_s - started_s if sound else None, now_s)
         self._pump()  # the device first: callers take longer to be told
@@ -208,7 +220,7 @@ class Driver:
 
     def _break(self, error: BaseException, entries: Sequence[Entry] = ()) -> None:
         _log.error("the device is broken; nothing more can run", exc_info=error)
-        self.broken = True
+        self._broken.set()
         self._refuse_all(NotReadyError("the device is broken"), entries)
 
     def _refuse_all(self, error: PairlensError, entries: Sequence[Entry] = ()) -> None:

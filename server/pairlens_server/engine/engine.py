@@ -54,6 +54,8 @@ class Engine:
         self._driver: Driver | None = None
         self._models: tuple[LoadedModel, ...] = ()
         self._stopped = False
+        self.broken = asyncio.Event()
+        """Set once the device can run nothing any more; the process should end then."""
 
     async def start(self, load: Callable[[], Sequence[LoadedModel]]) -> tuple[LoadedModel, ...]:
         """Load the models on the device thread and begin to serve batches.
@@ -67,7 +69,9 @@ class Engine:
         loop = asyncio.get_running_loop()
         self._models = tuple(await loop.run_in_executor(self._device, load))
         self._backend = await loop.run_in_executor(self._device, self._make_backend, self._models)
-        self._driver = Driver(self._settings, self._backend, self._device, self._stager)
+        self._driver = Driver(
+            self._settings, self._backend, self._device, self._stager, self.broken
+        )
         return self._models
 
     async def warm_up(self) -> None:
@@ -110,7 +114,7 @@ class Engine:
     @property
     def healthy(self) -> bool:
         """Whether batches are being served."""
-        return self._driver is not None and not self._stopped and not self._driver.broken
+        return self._driver is not None and not self._stopped and not self.broken.is_set()
 
     @property
     def max_queued(self) -> int:

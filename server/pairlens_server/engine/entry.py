@@ -82,6 +82,9 @@ class Entry:
         pixels: float32 [3, H, W], normalised, on the CPU; with a chunk, what its probe
             takes, [pictures, 3, H, W] for some. None until they are there.
         number: Its place in the order of admission.
+        admitted_s: Event-loop time at which it was admitted.
+        forecast_s: Seconds that it was to take from then on; None while unknown.
+        loading: How many had no pixels yet when it was admitted.
         queued_s: Event-loop time at which its pixels were there.
     """
 
@@ -94,6 +97,9 @@ class Entry:
     chunk: Chunk | None = None
     pixels: Tensor | None = None
     number: int = 0
+    admitted_s: float = 0.0
+    forecast_s: float | None = None
+    loading: int = 0
     queued_s: float = 0.0
 
     @property

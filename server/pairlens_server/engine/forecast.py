@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 from pairlens_server.engine.entry import Batch, Entry
 from pairlens_server.engine.estimates import Estimates
 from pairlens_server.engine.flows import Flow, Flows
+from pairlens_server.engine.hindsight import Hindsight, Pace
 from pairlens_server.models.loaded import LoadedModel
 
 _PREPARATION_S = 0.005  # to stack and copy 16 pictures takes about as long
@@ -23,6 +24,9 @@ class Forecast:
     Args:
         estimates: Of batches; filled by `end`.
         max_batch: Cost of a full batch.
+
+    Attributes:
+        pace: At which pixels are made.
     """
 
     def __init__(self, estimates: Estimates, max_batch: float):
@@ -30,6 +34,8 @@ class Forecast:
         self._max_batch = max_batch
         self._flight: deque[float] = deque()  # seconds expected of what runs and is prepared
         self._started_s = 0.0
+        self._hindsight = Hindsight()
+        self.pace = Pace()
 
     @property
     def busy(self) -> bool:
@@ -64,6 +70,37 @@ class Forecast:
     def forget(self) -> None:
         """Forget what was measured."""
         self._estimates.forget()
+        self._hindsight, self.pace = Hindsight(), Pace()
+
+    def promises(self, entry: Entry, flows: Flows, flow: Flow, now_s: float) -> bool:
+        """Whether an entry that comes now will be done by its deadline, all but surely.
+
+        Where nothing waits, it is tried: else one that is always refused could never show that
+        it can be done by now.
+        """
+        done_s = self.done_at(entry, flows, flow, now_s)
+        if done_s is None or entry.deadline_s is None:
+            return True
+        allowed_s, reserve = entry.deadline_s - now_s, 0.0
+        if entry.chunk is None:
+            done_s = max(done_s, now_s + self.pace.seconds(entry.loading))
+            entry.forecast_s = done_s - now_s
+            if flows.backlog:
+                reserve = self._hindsight.reserve(now_s)
+        return done_s <= now_s + (1.0 - reserve) * allowed_s
+
+    def learn(self, entries: Sequence[Entry], now_s: float) -> None:
+        """Compare entries that are done with what was foreseen."""
+        for entry in entries:
+            if entry.forecast_s and entry.deadline_s is not None:
+                allowed_s = entry.deadline_s - entry.admitted_s
+                self._hindsight.took(now_s - entry.admitted_s, entry.forecast_s, allowed_s, now_s)
+
+    def missed(self, entry: Entry, now_s: float) -> None:
+        """The same for one that was admitted and cannot be done in time any more."""
+        if entry.forecast_s and entry.deadline_s is not None:
+            allowed_s = entry.deadline_s - entry.admitted_s
+            self._hindsight.missed(entry.forecast_s, allowed_s, now_s)
 
     def slow_seconds(self, model: LoadedModel, cost: float, now_s: float) -> float:
         """What a batch takes at most, nearly always; 0 while unknown."""

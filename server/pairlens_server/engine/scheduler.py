@@ -59,6 +59,8 @@ class Scheduler:
             DeadlineUnreachableError: The deadline passed, or passes before the entry, with the
                 rest of its probe, would be done.
         """
+        entry.admitted_s = now_s
+        entry.loading = len(self._waiting) - len(self._queued)
         self._check_deadline(entry, now_s)
         if not entry.begun:
             self._make_room(entry, now_s)
@@ -75,6 +77,8 @@ class Scheduler:
     def ready(self, entry: Entry, now_s: float) -> None:
         """Have an admitted entry wait for the device; its pixels are there."""
         entry.queued_s = now_s
+        if not entry.begun:
+            self.forecast.pace.made(now_s - entry.admitted_s, entry.loading)
         self._queued[entry.number] = entry
         self._flows.ready(entry)
 
@@ -89,7 +93,7 @@ class Scheduler:
         while self._deadlines and self._deadlines[0][0] <= now_s:
             entry = self._waiting.get(heapq.heappop(self._deadlines)[1])
             if entry is not None:
-                self._turn_away(entry, DeadlineUnreachableError(_EXPIRED))
+                self._give_up(entry, _EXPIRED, now_s)
 
     def next_deadline(self) -> float | None:
         """When `expire` has something to do again."""
@@ -160,7 +164,7 @@ class Scheduler:
             if entry.abandoned:
                 continue
             if entry.deadline_s is not None and entry.deadline_s <= now_s + needed_s:
-                self._refuse(entry, DeadlineUnreachableError(_TOO_SOON))
+                self._give_up(entry, _TOO_SOON, now_s)
             else:
                 kept.append(entry)
         if len(kept) == len(batch.entries):
@@ -176,6 +180,8 @@ class Scheduler:
             now_s: The time.
         """
         self.forecast.end(batch, seconds, now_s)
+        if seconds is not None:
+            self.forecast.learn(batch.entries, now_s)
         if not self._waiting and not self.forecast.busy:
             # Nobody is owed anything where there is enough for all.
             self._flows, self._deadlines = Flows(), []
@@ -193,8 +199,7 @@ class Scheduler:
         if entry.deadline_s <= now_s:
             raise DeadlineUnreachableError(_EXPIRED)
         flow = self._flows.of(entry.client, entry.model)
-        done_s = self.forecast.done_at(entry, self._flows, flow, now_s)
-        if done_s is not None and done_s > entry.deadline_s:
+        if not self.forecast.promises(entry, self._flows, flow, now_s):
             raise DeadlineUnreachableError(_TOO_SOON)
 
     def _make_room(self, entry: Entry, now_s: float) -> None:
@@ -243,7 +248,7 @@ class Scheduler:
         mates = self._flows.groups[entry.model].pictures
         if self.forecast.is_reachable(entry, mates, now_s):
             return True
-        self._turn_away(entry, DeadlineUnreachableError(_TOO_SOON))
+        self._give_up(entry, _TOO_SOON, now_s)
         return False
 
     def _fill(self, head: Entry, now_s: float) -> list[Entry]:
@@ -283,6 +288,10 @@ class Scheduler:
         del self._waiting[entry.number]
         del self._queued[entry.number]
         self._flows.serve(entry)
+
+    def _give_up(self, entry: Entry, why: str, now_s: float) -> None:
+        self.forecast.missed(entry, now_s)
+        self._turn_away(entry, DeadlineUnreachableError(why))
 
     def _turn_away(self, entry: Entry, error: PairlensError) -> None:
         self.leave(entry)

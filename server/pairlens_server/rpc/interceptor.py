@@ -37,6 +37,7 @@ class Gate:
         self._is_open = False
         self._is_closed = False
         self._under_way = 0
+        self._let_in = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -44,6 +45,11 @@ class Gate:
     def under_way(self) -> int:
         """Calls that were let in and have not ended."""
         return self._under_way
+
+    @property
+    def let_in(self) -> int:
+        """Calls that were ever let in."""
+        return self._let_in
 
     def open(self) -> None:
         """Let calls in."""
@@ -66,6 +72,7 @@ class Gate:
         if not self._is_open:
             raise NotReadyError("the server is still warming up", retry_after_s=_READY_AGAIN_S)
         self._under_way += 1
+        self._let_in += 1
         self._idle.clear()
         try:
             yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from dataclasses import dataclass
@@ -34,6 +35,10 @@ SERVICES = (
 # For answers that have left the handlers to reach the wire. Short, since an open
 # Health.Watch never ends by itself.
 _LAST_BYTES_S = 1.0
+
+# In which calls that were on their way when the server closed are still refused, so that they
+# may be tried elsewhere: gRPC ends those that meet a stopping server with CANCELLED.
+_LAST_CALLS_S = 0.2
 
 _OPTIONS: list[tuple[str, int]] = [
     # Two servers on one port would share its calls between them, unnoticed.
@@ -125,6 +130,11 @@ class RpcServer:
         """Calls that were let in and have not ended."""
         return self._gate.under_way
 
+    @property
+    def calls_admitted(self) -> int:
+        """Calls that were ever let in."""
+        return self._gate.let_in
+
     async def drain(self, timeout_s: float) -> None:
         """Refuse new calls, let those under way end, and close.
 
@@ -135,6 +145,7 @@ class RpcServer:
         await self._health.enter_graceful_shutdown()
         if not await self._gate.wait_idle(timeout_s):
             _log.warning("cutting off %d calls after %g s", self._gate.under_way, timeout_s)
+        await asyncio.sleep(_LAST_CALLS_S)
         await self._server.stop(_LAST_BYTES_S)
 
     async def _set_health(self, status: Any) -> None:

@@ -68,12 +68,24 @@ class CallCache:
         async with self._fetching:
             asked = self._looked_up
             new = [k for k in dict.fromkeys(keys) if k not in asked and k not in self._held]
-            await self._fetch(new)
+            if new:
+                with self._watch.stage("cache"):
+                    self._held.update(await self._cache.fetch(new))
             asked.update(new)
 
-    async def bring(self, keys: Iterable[str]) -> None:
-        """Fetch files, whatever the policy."""
-        await self._fetch([key for key in dict.fromkeys(keys) if key not in self._held])
+    async def files(self, lengths: Mapping[str, int]) -> dict[str, Value]:
+        """Files that are there, whatever the policy; the call's memory of values has no part.
+
+        Args:
+            lengths: Bytes of the file under each key, as the caller says.
+        """
+        with self._watch.stage("cache"):
+            return await self._cache.files(lengths)
+
+    async def absent(self, keys: Iterable[str]) -> set[str]:
+        """Those of some files that are not there."""
+        with self._watch.stage("cache"):
+            return await self._cache.missing(keys)
 
     def at_hand(self, key: str) -> Value | None:
         """A value that was looked up, or that memory has had since."""
@@ -97,8 +109,3 @@ class CallCache:
         """Keep values for all calls, where the policy has it."""
         if values and self.policy.writes:
             self._cache.store(values)
-
-    async def _fetch(self, keys: list[str]) -> None:
-        if keys:
-            with self._watch.stage("cache"):
-                self._held.update(await self._cache.fetch(keys))

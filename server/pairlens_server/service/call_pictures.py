@@ -1,4 +1,9 @@
-"""The pictures of one call: admitted by their hashes, decoded where that is needed."""
+"""The pictures of one call: admitted by their hashes, decoded where that is needed.
+
+A call that names files by their hashes is short, however much memory the files take. So it holds
+few at a time: those of the first bytes are fetched together, the others when they are decoded, and
+each is let go once it was.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,7 @@ from torch import Tensor
 
 from pairlens_server.cache.keys import image_key, picture_key
 from pairlens_server.cache.packing import Packed, pack
+from pairlens_server.cache.redis_tier import WINDOW_BYTES
 from pairlens_server.errors import (
     ImageMissingError,
     MissingImage,
@@ -66,12 +72,12 @@ class CallPictures:
         self._limits = limits
         self._watch = watch
         self._jobs = asyncio.Semaphore(IMAGE_JOBS)
+        self._fetched: set[AdmittedPicture] = set()  # whose files can be let go
 
     async def run(self, function: Callable[..., Result], *arguments: object) -> Result:
         """Run a function on the image pool; a call has few under way at a time."""
-        loop = asyncio.get_running_loop()
         async with self._jobs:
-            return await loop.run_in_executor(self._pool, function, *arguments)
+            return await self._on_pool(function, *arguments)
 
     async def take(
         self, sources: Sequence[tuple[ImageSource, str]], options: RenderOptions | None = None
@@ -99,7 +105,8 @@ class CallPictures:
     async def prepare(self, wanted: Wanted, model: LoadedModel) -> None:
         """Look up what is wanted, and make sure of the files that must be read for the rest.
 
-        Nothing is decoded yet. Whatever is missing is told here, before any model runs.
+        Nothing is decoded yet, and no more than `WINDOW_BYTES` of files is held. Whatever is
+        missing is told here, before any model runs.
 
         Raises:
             ImageMissingError: Files that must be read are not there; lists all of them.
@@ -111,7 +118,7 @@ class CallPictures:
             # Drawing needs the file itself.
             if draws(picture.options) or not self.kept([(picture, needs)], model):
                 unread[id(picture)] = picture
-        await self._bring_files(list(unread.values()))
+        await self._make_sure(list(unread.values()))
 
     def kept(self, wanted: Wanted, model: LoadedModel) -> bool:
         """Whether all that is wanted was looked up and found."""
@@ -132,7 +139,12 @@ class CallPictures:
         known = self._known_size(picture)
         if known is not None:
             return known
-        return await self.run(measure, await self._file(picture), self._limits, picture.field)
+        async with self._jobs:
+            data = await self._file(picture)
+            size = await self._on_pool(measure, data, self._limits, picture.field)
+        if self._fetched_bytes > WINDOW_BYTES:
+            self._let_go(picture)
+        return size
 
     async def drawable(self, picture: AdmittedPicture, model: LoadedModel) -> Picture | None:
         """The picture at the size that will be drawn; None when nothing will.
@@ -181,26 +193,52 @@ class CallPictures:
         names = (self._cache.key(model, a, picture.sha256) for a in needs.activations)
         return [picture_key(picture.sha256), *names]
 
-    async def _bring_files(self, pictures: Sequence[AdmittedPicture]) -> None:
-        """Fetch the files of those pictures that came by digest."""
-        absent = [p for p in pictures if p.data is None]
-        await self._cache.bring(image_key(p.sha256) for p in absent)
+    async def _make_sure(self, pictures: Sequence[AdmittedPicture]) -> None:
+        """Fetch files of pictures that came by digest, and see that the others are there."""
+        room = WINDOW_BYTES - self._fetched_bytes
+        near: list[AdmittedPicture] = []
+        far: list[AdmittedPicture] = []
+        for picture in pictures:
+            if picture.data is None and (picture.read is None or picture.read.pixels is None):
+                room -= picture.size_bytes
+                (near if room >= 0 else far).append(picture)
+        missing = await self._fetch(near)
+        if far:
+            absent = await self._cache.absent(image_key(p.sha256) for p in far)
+            missing += [p for p in far if image_key(p.sha256) in absent]
+        _check_none_missing(missing)
+
+    async def _fetch(self, pictures: Sequence[AdmittedPicture]) -> list[AdmittedPicture]:
+        """Fetch files of pictures; those whose files are not there."""
+        if not pictures:
+            return []
+        found = await self._cache.files({image_key(p.sha256): p.size_bytes for p in pictures})
         missing = []
-        for picture in absent:
-            data = self._cache.held(image_key(picture.sha256))
+        for picture in pictures:
+            data = found.get(image_key(picture.sha256))
             if isinstance(data, bytes):
                 check_named_length(picture, len(data))
                 picture.data = data
+                self._fetched.add(picture)
             else:
-                missing.append(MissingImage(picture.field, picture.sha256, picture.size_bytes))
-        if missing:
-            raise ImageMissingError(missing)
+                missing.append(picture)
+        return missing
 
     async def _file(self, picture: AdmittedPicture) -> bytes:
         if picture.data is None:
-            await self._bring_files([picture])
+            _check_none_missing(await self._fetch([picture]))
         assert picture.data is not None
         return picture.data
+
+    @property
+    def _fetched_bytes(self) -> int:
+        return sum(picture.size_bytes for picture in self._fetched)
+
+    def _let_go(self, picture: AdmittedPicture) -> None:
+        """Drop a file that can be fetched again."""
+        if picture in self._fetched:
+            self._fetched.remove(picture)
+            picture.data = None
 
     async def _read(
         self, picture: AdmittedPicture, model: LoadedModel, *, pixels: bool
@@ -208,11 +246,11 @@ class CallPictures:
         async with picture.reading:
             found = picture.read
             if found is None or (pixels and found.pixels is None):
-                data = await self._file(picture)
-                found = await self._decode(data, picture, model if pixels else None)
+                found = await self._decode(picture, model if pixels else None)
                 picture.read = found
                 picture.place(found.height, found.width, model)
                 self._remember_size(picture, found)
+                self._let_go(picture)
             return found
 
     def _remember_size(self, picture: AdmittedPicture, found: ReadPicture) -> None:
@@ -223,12 +261,20 @@ class CallPictures:
             self._cache.hold(known)
             self._cache.store(known)
 
-    async def _decode(
-        self, data: bytes, picture: AdmittedPicture, model: LoadedModel | None
-    ) -> ReadPicture:
-        loop = asyncio.get_running_loop()
+    async def _decode(self, picture: AdmittedPicture, model: LoadedModel | None) -> ReadPicture:
+        # The file is fetched when its turn has come, and not before.
         async with self._jobs:
+            data = await self._file(picture)
             with self._watch.stage("decode"):
-                return await loop.run_in_executor(
-                    self._pool, read, data, self._limits, picture.field, model, picture.options
+                return await self._on_pool(
+                    read, data, self._limits, picture.field, model, picture.options
                 )
+
+    async def _on_pool(self, function: Callable[..., Result], *arguments: object) -> Result:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, function, *arguments)
+
+
+def _check_none_missing(pictures: Sequence[AdmittedPicture]) -> None:
+    if pictures:
+        raise ImageMissingError([MissingImage(p.field, p.sha256, p.size_bytes) for p in pictures])
