@@ -15,7 +15,8 @@ from tests.contract.support import Failure, Stubs, failure_of_rpc, png
 from tests.server_process import MODELS, server_process, write_models
 
 QUEUE = 40
-CALLS = 8
+# Of which each has two pictures waiting at a time, of so short a queue.
+CALLS = 32
 
 
 @pytest.fixture
