@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from pairlens_server.errors import InvalidParameterError, PairlensError
+from pairlens_server.errors import PairlensError
 from pairlens_server.recording.primitives import Embedding
 from pairlens_server.service.call_pictures import Needs
 from pairlens_server.service.commands import Float32Array
 from pairlens_server.service.gathering import gather_or_cancel, or_error
+from pairlens_server.service.limits import check_count
 from pairlens_server.service.pictures import AdmittedPicture
 from pairlens_server.service.recorded import PictureRecording
 from pairlens_server.service.score_commands import EmbedCommand, EmbedOutcome
@@ -27,11 +28,7 @@ class EmbedUseCase(UseCase):
         """
         watch = Stopwatch()
         model = self._registry.get(command.model)
-        count, limit = len(command.images), self._limits.max_candidates
-        if not 1 <= count <= limit:
-            raise InvalidParameterError(
-                f"{count} images; a call takes 1 to {limit}", field="images"
-            )
+        check_count(command.images, self._limits.max_candidates, "images")
         recorder = self._recorder.of_call(command, watch)
         sources = [(image, f"images[{index}]") for index, image in enumerate(command.images)]
         taken = await recorder.pictures.take(sources)

@@ -17,7 +17,7 @@ from pairlens_server.errors import (
 )
 from pairlens_server.images.admission import ImageLimits, measure
 from pairlens_server.images.sources import ImageDigest
-from pairlens_server.service.limits import ServiceLimits
+from pairlens_server.service.limits import ServiceLimits, check_count
 
 Upload = tuple[bytes, ImageDigest | None]
 """A file, and what the client takes its digest to be."""
@@ -39,11 +39,7 @@ class ImageStore:
             InvalidParameterError: No digest, or too many.
         """
         self._check()
-        count, limit = len(digests), self._limits.max_digests
-        if not 1 <= count <= limit:
-            raise InvalidParameterError(
-                f"{count} digests; a call takes 1 to {limit}", field="digests"
-            )
+        check_count(digests, self._limits.max_digests, "digests")
         by_key: dict[str, ImageDigest] = {}
         for digest in digests:
             by_key.setdefault(image_key(digest.sha256), digest)
@@ -60,11 +56,7 @@ class ImageStore:
             InvalidParameterError: No file, or too many.
         """
         self._check()
-        count, limit = len(files), self._limits.max_candidates + 1
-        if not 1 <= count <= limit:
-            raise InvalidParameterError(
-                f"{count} images; a call takes 1 to {limit}", field="images"
-            )
+        check_count(files, self._limits.max_candidates + 1, "images")
         found = await asyncio.get_running_loop().run_in_executor(
             self._pool, _checked, files, self._limits.images, self._cache.largest_image_bytes
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import dataclass, field
 
+from pairlens_server.errors import InvalidParameterError
 from pairlens_server.images.admission import ImageLimits
 
 
@@ -30,3 +32,13 @@ class ServiceLimits:
     max_metrics: int = 16
     max_copies: int = 10_000
     max_digests: int = 1000
+
+
+def check_count(items: Sized, limit: int, field: str) -> None:
+    """Refuse a list that is empty or too long.
+
+    Raises:
+        InvalidParameterError: Names the field and the limit.
+    """
+    if not 1 <= len(items) <= limit:
+        raise InvalidParameterError(f"{len(items)} {field}; a call takes 1 to {limit}", field=field)

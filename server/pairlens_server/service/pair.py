@@ -14,7 +14,7 @@ from pairlens_server.recording.primitives import Embedding
 from pairlens_server.service.commands import PairCommand, PairOutcome
 from pairlens_server.service.drawing import check_options, check_pixels
 from pairlens_server.service.gathering import gather_or_cancel, or_error
-from pairlens_server.service.limits import ServiceLimits
+from pairlens_server.service.limits import ServiceLimits, check_count
 from pairlens_server.service.pair_context import PairContext
 from pairlens_server.service.pair_matches import PairMatcher
 from pairlens_server.service.pictures import AdmittedPicture, draws
@@ -103,11 +103,8 @@ class _PairCall:
 
     def check(self, limits: ServiceLimits) -> None:
         """Refuse what can be seen from the command alone."""
-        count, limit = len(self._command.candidates), limits.max_candidates
-        if not 1 <= count <= limit:
-            raise InvalidParameterError(
-                f"{count} candidates; a call takes 1 to {limit}", field="candidates"
-            )
+        check_count(self._command.candidates, limits.max_candidates, "candidates")
+        count = len(self._command.candidates)
         values = count * self._model.layout.cells**2
         matrices = isinstance(self._method, PooledDecomposition) and self._method.match_matrix
         if matrices and values > limits.max_match_values:

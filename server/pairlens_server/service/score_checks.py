@@ -10,7 +10,7 @@ from pairlens_server.fidelity.metrics import ErasureMetric, Metric
 from pairlens_server.fidelity.parameters import ScoredClass
 from pairlens_server.recording.facts import ModelFacts
 from pairlens_server.service.commands import SimilarityTarget
-from pairlens_server.service.limits import ServiceLimits
+from pairlens_server.service.limits import ServiceLimits, check_count
 from pairlens_server.service.score_commands import ScoreCommand
 
 
@@ -25,11 +25,7 @@ def check_command(command: ScoreCommand, facts: ModelFacts, limits: ServiceLimit
     Raises:
         InvalidParameterError: Names the field.
     """
-    count = len(command.metrics)
-    if not 1 <= count <= limits.max_metrics:
-        raise InvalidParameterError(
-            f"{count} metrics; a call takes 1 to {limits.max_metrics}", field="metrics"
-        )
+    check_count(command.metrics, limits.max_metrics, "metrics")
     if sum(x is not None for x in (command.heatmap, command.method, command.pair_method)) != 1:
         raise InvalidParameterError(
             "give a heatmap, a method or a pair_method to score", field="method"

@@ -19,6 +19,7 @@ from pairlens_server.service.call_pictures import Needs
 from pairlens_server.service.commands import WarmCommand, WarmOutcome
 from pairlens_server.service.findings import PREDICTED, needs, record_picture
 from pairlens_server.service.gathering import gather_or_cancel, or_error
+from pairlens_server.service.limits import check_count
 from pairlens_server.service.pair import resolve_method as resolve_pair_method
 from pairlens_server.service.pair_context import partner_free_needs
 from pairlens_server.service.pictures import AdmittedPicture
@@ -40,11 +41,7 @@ class WarmUseCase(UseCase):
         """
         model = self._registry.get(command.model)
         facts = self._engine.facts(model)
-        count, limit = len(command.images), self._limits.max_candidates
-        if not 1 <= count <= limit:
-            raise InvalidParameterError(
-                f"{count} images; a call takes 1 to {limit}", field="images"
-            )
+        check_count(command.images, self._limits.max_candidates, "images")
         if command.cache is CachePolicy.BYPASS:
             raise InvalidParameterError(
                 "cache BYPASS would keep nothing, and Warm is for keeping", field="cache"
