@@ -90,7 +90,7 @@ def _transport() -> dict[str, Any]:
 
 
 def _parsing() -> dict[str, Any]:
-    """Parse in Python, which is as fast for large values, even where hiredis is installed.
+    """Parse in Python, a third slower for large values, even where hiredis is installed.
 
     hiredis makes room for an array by the server's word: "*999999999" from something that is no
     Redis costs 8 GB, and with them the process.
