@@ -59,6 +59,28 @@ def test_heads_are_fused_entry_by_entry(fusion):
     torch.testing.assert_close(layer.matrix((0, 2)), heads[[0, 2]])
 
 
+@pytest.mark.parametrize("fusion", list(HeadFusion))
+@pytest.mark.parametrize("queries", [1, 5])
+def test_attending_in_the_open_gives_matrix_and_output_at_once(fusion, queries):
+    parts = [random(3, 2, 5, 4, seed=seed) for seed in range(3)]
+    parts[0] = parts[0][:, :, :queries]  # XCiT's class attention has one query
+    layer = DotProductReading(*parts, scale=0.5, is_plain=True)
+    assert layer.can_stand_in
+    matrix, output = layer.attend(fusion)
+    torch.testing.assert_close(matrix, layer.fused(fusion, EVERYONE))
+    expected = slow_weights(layer) @ parts[2].double()
+    torch.testing.assert_close(output.double(), expected, atol=1e-6, rtol=0)
+    # As the kernel lays it out, so that the projection's reshape copies nothing.
+    assert output.transpose(1, 2).is_contiguous()
+
+
+def test_a_layer_with_more_to_it_is_left_to_the_kernel():
+    parts = [random(3, 2, 5, 4, seed=seed) for seed in range(3)]
+    assert not DotProductReading(*parts, scale=0.5).can_stand_in
+    halves = [part.bfloat16() for part in parts]
+    assert not DotProductReading(*halves, scale=0.5, is_plain=True).can_stand_in
+
+
 def test_logarithm_stays_finite_where_the_softmax_underflows():
     # methods.md B: log of an attention that underflowed to 0 would be -inf.
     queries = torch.tensor([[[[1000.0], [1000.0]]]])

@@ -175,9 +175,24 @@ def test_the_fused_kernel_stays_on(name):
     with KernelCalls() as plain:
         forward_features(model.network, images)
     with KernelCalls() as tapped:
-        recorded(recorder, images, FusedAttention(last) if name != "xcit" else KeyNorms(last))
+        recorded(recorder, images, KeyNorms(last))
     assert plain.calls == tapped.calls >= recorder.facts.blocks
     assert all(b.attn.fused_attn for b in attention_blocks(model.network, model.family))
+
+
+def test_whole_matrices_of_everybody_take_the_kernels_place():
+    recorder, images = Recorder(vit()), pixels(vit())
+    blocks, everybody = recorder.facts.blocks, list(range(len(images)))
+    with KernelCalls() as all_of_all:
+        recorder.record(images, {FusedAttention(b): everybody for b in range(blocks)})
+    assert all_of_all.calls == 0
+    with KernelCalls() as of_one:
+        matrices = {FusedAttention(b): [0] for b in range(blocks)}
+        recorder.record(images, {**matrices, Logits(): everybody})
+    assert of_one.calls == blocks
+    with KernelCalls() as of_a_block:
+        recorder.record(images, {FusedAttention(0): everybody})
+    assert of_a_block.calls == blocks - 1
 
 
 def test_a_model_that_was_told_not_to_fuse_is_read_all_the_same():
@@ -193,7 +208,8 @@ def test_a_model_that_was_told_not_to_fuse_is_read_all_the_same():
 def test_only_the_layers_that_are_wanted_call_back():
     model, seen = vit(), []
 
-    def note(block, _reading, output):
+    def note(block, _reading, attend):
+        output = attend()
         seen.append((block, tuple(output.shape)))
         return output
 
@@ -213,9 +229,9 @@ def test_what_the_callback_returns_goes_on_in_the_outputs_place(name):
     images = pixels(model)
     with torch.no_grad():
         plain = model.network(images)
-        with AttentionTap(layers, [0], lambda _n, _r, output: output.clone()):
+        with AttentionTap(layers, [0], lambda _n, _r, attend: attend().clone()):
             same = model.network(images)
-        with AttentionTap(layers, [0], lambda _n, _r, output: torch.zeros_like(output)):
+        with AttentionTap(layers, [0], lambda _n, _r, attend: torch.zeros_like(attend())):
             cut = model.network(images)
     torch.testing.assert_close(same, plain)
     assert float((cut - plain).abs().max()) > 1e-3

@@ -1,9 +1,14 @@
-"""Answers never depend on what the cache held: bit for bit, in every method, rounding and all."""
+"""Answers never depend on what the cache held: bit for bit, in every method, rounding and all.
+
+Where passes are of one kind, that is. A pass that computes attention in the open, for rollout,
+adds up in another order than the fused kernel; the last test is about answers made of both.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import pytest_asyncio
 
@@ -13,9 +18,13 @@ from pairlens_server.cache.keys import model_prefix
 from pairlens_server.cache.memory import MemoryTier
 from pairlens_server.cache.policy import CachePolicy
 from pairlens_server.cache.tiers import Cache
+from pairlens_server.methods.rollout import Rollout
+from pairlens_server.methods.similarity import PooledDecomposition, Redistribution
+from pairlens_server.recording.attention import DotProductReading
 from pairlens_server.service.commands import ClassTarget, ExplainCommand, PairCommand
+from pairlens_server.service.score_commands import EmbedCommand
 from tests.service.conftest import Bench
-from tests.service.every_method import PARTNERS, PICTURE, explanations, pairs
+from tests.service.every_method import MEAN, PARTNERS, PICTURE, explanations, pairs
 from tests.service.watching import assert_same, watch
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -33,6 +42,7 @@ async def shared():
 @pytest.fixture
 def bench(shared, monkeypatch):
     monkeypatch.setattr(packing, "SMALL", 0)
+    monkeypatch.setattr(DotProductReading, "can_stand_in", False)
     shared.memory.clear()
     yield shared
     shared.memory.clear()
@@ -84,6 +94,28 @@ async def everywhere(bench, command):
     assert_same(await ask(bench.use_cases, CachePolicy.REFRESH), cold)
     assert contents(bench) == kept
     return kept
+
+
+async def test_passes_of_both_kinds_agree_to_rounding(shared):
+    shared.memory.clear()
+    method = PooledDecomposition(redistribution=Redistribution.ROLLOUT)
+    rollout = ExplainCommand(MEAN, PICTURE, Rollout())
+    pair = PairCommand(MEAN, PICTURE, (PARTNERS[0],), method)
+    # The embeddings of one pass, then matrices of another, and both of one.
+    await shared.use_cases.embed(EmbedCommand(MEAN, (PICTURE, PARTNERS[0])))
+    mixed = [await shared.use_cases.explain(rollout), await shared.use_cases.pair(pair)]
+    whole = [
+        await shared.use_cases.explain(dataclasses.replace(rollout, cache=CachePolicy.BYPASS)),
+        await shared.use_cases.pair(dataclasses.replace(pair, cache=CachePolicy.BYPASS)),
+    ]
+    np.testing.assert_allclose(mixed[0].heatmap, whole[0].heatmap, rtol=2e-5)
+    ours, theirs = mixed[1].results[0], whole[1].results[0]
+    assert ours.similarity == pytest.approx(theirs.similarity, abs=2e-6)
+    largest = float(np.abs(theirs.query.heatmap).max())
+    np.testing.assert_allclose(
+        ours.query.heatmap, theirs.query.heatmap, rtol=0, atol=2e-5 * largest
+    )
+    shared.memory.clear()
 
 
 @pytest.mark.parametrize("case", explanations(predicted=True))

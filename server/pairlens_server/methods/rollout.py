@@ -139,7 +139,7 @@ class Rollout(ExplanationMethod):
     @classmethod
     def forward_passes(cls, facts: ModelFacts) -> float:
         """See `Method.forward_passes`."""
-        return 1.2
+        return 1.1
 
     @classmethod
     def parameters(cls, facts: ModelFacts) -> tuple[Parameter, ...]:

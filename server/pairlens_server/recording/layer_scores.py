@@ -36,8 +36,8 @@ def layer_score_pass(body: Body, wanted: Wanting, pixels: Tensor) -> dict[Activa
     found: dict[Activation, Tensor] = {}
     outputs: dict[int, tuple[AttentionReading, Tensor]] = {}
 
-    def cut(block: int, reading: AttentionReading, output: Tensor) -> Tensor:
-        outputs[block] = (reading, output.detach().requires_grad_(True))
+    def cut(block: int, reading: AttentionReading, attend: Callable[[], Tensor]) -> Tensor:
+        outputs[block] = (reading, attend().detach().requires_grad_(True))
         return outputs[block][1]
 
     def leave(block: int) -> Callable[..., object]:

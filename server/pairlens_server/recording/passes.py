@@ -17,40 +17,32 @@ from torch import Tensor, nn
 from pairlens_server.recording.activations import Activation
 from pairlens_server.recording.anatomy import Anatomy
 from pairlens_server.recording.attention import AttentionReading
+from pairlens_server.recording.attention_readings import (
+    OfAttention,
+    attend_in_the_open,
+    pad_matrix,
+    read,
+)
 from pairlens_server.recording.balanced import SoundBatchNorm
 from pairlens_server.recording.facts import ModelFacts
 from pairlens_server.recording.layers import as_maps
 from pairlens_server.recording.libra import LibraGradients
 from pairlens_server.recording.linear_head import LinearHead
 from pairlens_server.recording.primitives import (
-    AttentionMatrix,
     Embedding,
     FeatureGradient,
     FeatureMap,
-    FusedAttention,
     GradientRule,
     GradientWeightedAttention,
     HiddenActivations,
-    KeyNorms,
     Logits,
     PooledParts,
     ProjectedTokens,
-    ReadoutAttention,
-    ReadoutLogAttention,
-    ReadoutScores,
 )
 from pairlens_server.recording.readout import Readout
 from pairlens_server.recording.rounds import in_order, rounds
 from pairlens_server.recording.tap import AttentionTap
 
-OfAttention = (
-    ReadoutAttention
-    | ReadoutScores
-    | ReadoutLogAttention
-    | KeyNorms
-    | FusedAttention
-    | AttentionMatrix
-)
 Local = Mapping[Activation, Sequence[int]]
 """Activations with the pictures of the pass that want them, ascending."""
 
@@ -172,44 +164,30 @@ class InstrumentedPass:
 
         return keep
 
-    def _on_attention(self, block: int, reading: AttentionReading, output: Tensor) -> Tensor:
+    def _on_attention(
+        self, block: int, reading: AttentionReading, attend: Callable[[], Tensor]
+    ) -> Tensor:
+        here = {
+            a: list(pictures)
+            for a, pictures in self._wanted.items()
+            if isinstance(a, OfAttention) and a.block == block
+        }
+        layout = self._body.facts.layout
+        opened = attend_in_the_open(here, reading, layout) if self._rule is None else None
+        if opened is None:
+            output = attend()
+        else:
+            first, self._found[first], output = opened
+            del here[first]
         with torch.no_grad():
-            for activation, pictures in self._wanted.items():
-                if isinstance(activation, OfAttention) and activation.block == block:
-                    self._found[activation] = self._read(activation, reading, list(pictures))
+            for activation, pictures in here.items():
+                self._found[activation] = read(activation, reading, pictures, layout)
         wanted = (a for a in self._wanted if isinstance(a, GradientWeightedAttention))
         if not any(a.block == block for a in wanted):
             return output
         self._readings[block] = reading
         self._points[block] = _leaf(output)
         return self._points[block]
-
-    def _read(
-        self, activation: OfAttention, reading: AttentionReading, pictures: list[int]
-    ) -> Tensor:
-        if isinstance(activation, FusedAttention):
-            return self._padded(reading.fused(activation.fusion, pictures))
-        if isinstance(activation, AttentionMatrix):
-            return self._padded(reading.matrix(pictures))
-        missing = self._missing(reading.keys)
-        readout = [token - missing for token in self._body.facts.layout.readout]
-        if isinstance(activation, ReadoutAttention):
-            rows = reading.readout_weights(readout, pictures)
-        elif isinstance(activation, ReadoutScores):
-            rows = reading.readout_scores(readout, pictures)
-        elif isinstance(activation, ReadoutLogAttention):
-            rows = reading.readout_log_weights(readout, pictures)
-        else:
-            rows = reading.key_norms(pictures)
-        return nn.functional.pad(rows, (missing, 0)) if missing else rows
-
-    def _padded(self, matrix: Tensor) -> Tensor:
-        missing = self._missing(matrix)
-        return nn.functional.pad(matrix, (missing, 0, missing, 0)) if missing else matrix
-
-    def _missing(self, tokens: Tensor) -> int:
-        """Tokens that have not joined [..., T, any] yet and stand in front once they have."""
-        return self._body.facts.layout.tokens - tokens.shape[-2]
 
     def _differentiate(self, features: Tensor) -> None:
         gradients = [
@@ -250,7 +228,9 @@ class InstrumentedPass:
         if isinstance(activation, FeatureGradient):
             return as_maps(slopes[pictures], self._body.facts.layers[activation.layer])
         reading = self._readings[activation.block]
-        return self._padded(reading.gradient_weighted(slopes[pictures], pictures))
+        return pad_matrix(
+            reading.gradient_weighted(slopes[pictures], pictures), self._body.facts.layout
+        )
 
     def _read_out(self, features: Tensor) -> None:
         readout = self._body.readout

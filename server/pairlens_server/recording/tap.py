@@ -9,6 +9,7 @@ calls is known from hooks on the attention modules.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
@@ -22,9 +23,9 @@ from pairlens_server.recording.attention import (
 )
 from pairlens_server.recording.modes import HookedMode
 
-OnAttention = Callable[[int, AttentionReading, Tensor], Tensor]
-"""Called with the layer's number, its reading and its output [B, heads, T, head_dim] before
-the projection; what it returns goes on in the output's place."""
+OnAttention = Callable[[int, AttentionReading, Callable[[], Tensor]], Tensor]
+"""Called with the layer's number, its reading, and what computes its output [B, heads, T,
+head_dim] before the projection; what it returns goes on in the output's place."""
 
 
 class AttentionTap(HookedMode):
@@ -54,13 +55,16 @@ class AttentionTap(HookedMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """See `TorchFunctionMode`."""
-        output = function(*args, **(kwargs or {}))
+        attend = partial(function, *args, **(kwargs or {}))
         if function is not F.scaled_dot_product_attention or self._inside is None:
-            return output
+            return attend()
         queries, keys, values = args[:3]
-        scale = (kwargs or {}).get("scale") or queries.shape[-1] ** -0.5
-        reading = DotProductReading(queries, keys, values, float(scale))
-        return self._on_attention(self._inside, reading, output)
+        others = dict(kwargs or {})
+        scale = others.pop("scale", None) or queries.shape[-1] ** -0.5
+        # A mask, dropout or causality, by place or by name.
+        is_plain = not (any(map(_is_set, args[3:])) or any(map(_is_set, others.values())))
+        reading = DotProductReading(queries, keys, values, float(scale), is_plain=is_plain)
+        return self._on_attention(self._inside, reading, attend)
 
     def _hooks(self, number: int, layer: Any) -> list[Any]:
         if hasattr(layer, "get_attention") or not hasattr(layer, "fused_attn"):
@@ -87,13 +91,17 @@ class AttentionTap(HookedMode):
             (merged,) = inputs  # [B, T, heads · head_dim]
             batch, tokens, width = merged.shape
             split = merged.view(batch, tokens, layer.num_heads, -1).transpose(1, 2)
-            output = self._on_attention(number, readings.pop(), split)
+            output = self._on_attention(number, readings.pop(), lambda: split)
             return (output.transpose(1, 2).reshape(batch, tokens, width),)
 
         return [
             layer.register_forward_pre_hook(before),
             layer.proj.register_forward_pre_hook(project),
         ]
+
+
+def _is_set(argument: object) -> bool:
+    return isinstance(argument, Tensor) or bool(argument)
 
 
 def _read_convit(layer: Any, tokens: Tensor) -> AttentionReading:
