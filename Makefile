@@ -9,8 +9,10 @@ INSTALLED := $(VENV)/.installed
 # protobuf than the one that runs, hence an environment of its own.
 PROTOC_VENV := .venv-protoc
 PROTOC_INSTALLED := $(PROTOC_VENV)/.installed
+# Its packages are no part of what it looks up.
+AUDIT_VENV := .venv-audit
 
-.PHONY: help demo test lint bench protos train clean
+.PHONY: help demo test lint bench tools local soak fuzz audit protos train clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -19,7 +21,7 @@ $(INSTALLED): pyproject.toml deploy/constraints.txt
 	@echo "Installing pairlens with torch and timm into $(VENV); the first time takes some minutes."
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--constraint deploy/constraints.txt --editable '.[server,train,dev]'
+		--constraint deploy/constraints.txt --editable '.[server,otel,train,dev]'
 	@touch $@
 
 $(PROTOC_INSTALLED): deploy/constraints-protoc.txt
@@ -42,8 +44,28 @@ lint: $(INSTALLED) ## Check style, format and static types.
 bench: $(INSTALLED) ## Measure speed against named baselines; QUICK=1 repeats less.
 	$(BIN)/python -m tests.benchmark $(if $(QUICK),--quick) --out bench-results.json
 
+# The tests that need one of these are left out without it, and say so.
+tools: ## Install, as root on Debian, the programs that some tests run.
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+		faketime haproxy iproute2 nftables prometheus
+
+local: $(INSTALLED) ## Start three replicas with their Redis on this machine; see docs/operating.md.
+	@$(BIN)/python -m deploy.local
+
+soak: $(INSTALLED) ## Mixed load for MINUTES (5): nothing may grow or fail.
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --minutes $(or $(MINUTES),5)
+
+fuzz: $(INSTALLED) ## Throw COUNT (100000) mutated requests and pictures at a server.
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --count $(or $(COUNT),100000)
+
+audit: ## Look the pinned packages up in a database of known holes.
+	@test -d $(AUDIT_VENV) || $(PYTHON) -m venv $(AUDIT_VENV)
+	@$(AUDIT_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.7'
+	@$(AUDIT_VENV)/bin/python deploy/audit.py
+
 protos: $(PROTOC_INSTALLED) ## Regenerate the stubs from protos/.
 	$(PYTHON) protos/generate.py --python $(PROTOC_VENV)/bin/python --out client
 
 clean: ## Remove what make made.
-	rm -rf $(VENV) $(PROTOC_VENV) demo-output bench-results.json build dist
+	rm -rf $(VENV) $(PROTOC_VENV) $(AUDIT_VENV) demo-output bench-results.json build dist

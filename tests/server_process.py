@@ -11,10 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import grpc
 import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client.parser import text_string_to_metric_families
 
 START_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 30
@@ -94,33 +97,79 @@ def write_models(folder: Path, names: Sequence[str] | None = None) -> Path:
     return path
 
 
+class Metrics:
+    """What a scrape of /metrics gave.
+
+    Args:
+        text: In the format of Prometheus.
+    """
+
+    def __init__(self, text: str):
+        self.families = {f.name: f for f in text_string_to_metric_families(text)}
+        self._samples = [sample for family in self.families.values() for sample in family.samples]
+
+    def value(self, name: str, **labels: str) -> float:
+        """The sum over all series that have these labels; 0 when there is none."""
+        return sum(self.series(name, **labels).values())
+
+    def series(self, name: str, **labels: str) -> dict[tuple[tuple[str, str], ...], float]:
+        """Every series that has these labels, by all its labels."""
+        return {
+            tuple(sorted(sample.labels.items())): sample.value
+            for sample in self._samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        }
+
+
 @dataclass
 class ServerProcess:
     """A server under test.
 
     Attributes:
         process: `pairlens-server`.
-        target: Where it listens, "" until `listening` returns.
         log: What it writes to stderr.
+        target: Where it listens, "" until `listening` returns.
+        metrics: Where it serves /metrics, "" until `metrics_address` returns.
     """
 
     process: subprocess.Popen[str]
     log: IO[str]
     target: str = ""
+    metrics: str = ""
 
     def listening(self) -> str:
         """Wait until it listens."""
+        self.target = self._said("listening on")
+        return self.target
+
+    def metrics_address(self) -> str:
+        """Where it serves /metrics, if it was told to; after `listening`."""
+        self.metrics = self._said("metrics on")
+        return self.metrics
+
+    def scrape(self) -> Metrics:
+        """What /metrics says now."""
+        return Metrics(self.get("/metrics")[1])
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and body of a path on the port of the metrics."""
+        try:
+            with urlopen(f"http://{self.metrics}{path}", timeout=STOP_TIMEOUT_S) as answer:
+                return answer.status, answer.read().decode()
+        except HTTPError as error:
+            return error.code, error.read().decode()
+
+    def _said(self, words: str) -> str:
         # A server that hangs before would keep the read below waiting.
         alarm = threading.Timer(START_TIMEOUT_S, self.process.kill)
         alarm.start()
         try:
             assert self.process.stdout is not None
-            words = self.process.stdout.readline().split()
+            line = self.process.stdout.readline().strip()
         finally:
             alarm.cancel()
-        assert words[:2] == ["listening", "on"], self.read_log()
-        self.target = words[2]
-        return self.target
+        assert line.startswith(f"{words} "), f"{line!r} {self.read_log()}"
+        return line.removeprefix(f"{words} ")
 
     def serving(self) -> None:
         """Wait until health says so."""
@@ -145,10 +194,19 @@ class ServerProcess:
 
 
 @contextmanager
-def server_process(models: Path, log_file: Path, *flags: str) -> Iterator[ServerProcess]:
-    """Start `pairlens-server` on a free port; it is killed if it still runs at the end."""
-    command = [sys.executable, "-m", "pairlens_server", "--listen", "127.0.0.1:0"]
-    command += ["--models", str(models), "--torch-threads", "1", *flags]
+def server_process(
+    models: Path, log_file: Path, *flags: str, prefix: Sequence[str] = ()
+) -> Iterator[ServerProcess]:
+    """Start `pairlens-server` on a free port; it is killed if it still runs at the end.
+
+    Args:
+        models: Its models file.
+        log_file: Gets what it writes to stderr.
+        flags: Further arguments.
+        prefix: A command that becomes the server, such as `ip netns exec NAME`.
+    """
+    command = [*prefix, sys.executable, "-m", "pairlens_server", "--listen", "127.0.0.1:0"]
+    command += ["--models", str(models), "--torch-threads", "1", "--drain-delay-s", "0", *flags]
     with log_file.open("w", encoding="utf-8") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         try:

@@ -10,6 +10,7 @@ from pairlens_server.config import ServerSettings
 from pairlens_server.errors import ConfigurationError
 from pairlens_server.images.admission import ImageLimits
 from pairlens_server.service.limits import ServiceLimits
+from pairlens_server.settings_reference import SECTIONS
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +54,16 @@ def test_a_flag_goes_before_a_variable_before_the_file_before_the_default(monkey
     given = settings("--config", path, "--max-batch", "200")
     assert (given.max_batch, given.max_queued, given.max_candidates) == (200, 30, 4)
     assert given.drain_s == 20
+
+
+def test_buckets_are_numbers():
+    assert settings().buckets_s == tuple(0.001 * 2**power for power in range(17))
+    assert settings("--latency-buckets-s", "0.5, 2").buckets_s == (0.5, 2.0)
+
+
+def test_every_setting_stands_in_one_section():
+    told = [name for names in SECTIONS.values() for name in names]
+    assert sorted(told) == sorted(ServerSettings.model_fields)
 
 
 def test_every_limit_of_a_request_can_be_set():
@@ -111,6 +122,15 @@ def test_variables_that_kubernetes_sets_for_a_service_do_no_harm(monkeypatch):
         (["--max-candidates", "600"], "max_queued (512) must be above max_candidates (600)"),
         (["--max-bach", "3"], "unrecognized arguments: --max-bach"),
         (["--max-b", "3"], "unrecognized arguments: --max-b"),
+        (["--metrics-listen", "9464"], "metrics_listen (--metrics-listen, PAIRLENS_METRICS_LISTEN"),
+        (["--tls-cert-file", "a.pem"], "tls_cert_file and tls_key_file: give both, or neither"),
+        (["--tls-client-ca-file", "a.pem"], "tls_client_ca_file needs tls_cert_file"),
+        (["--latency-buckets-s", "1,x"], "numbers with commas between are expected, not '1,x'"),
+        (["--latency-buckets-s", "1,nan"], "positive numbers are expected"),
+        (["--latency-buckets-s", "2,1"], "ascending numbers are expected"),
+        (["--max-bytes-under-way", "1000"], "leaves no room for a request of max_request_bytes"),
+        (["--drain-delay-s", "-1"], "drain_delay_s (--drain-delay-s, PAIRLENS_DRAIN_DELAY_S): "),
+        (["--log-calls", "some"], "log_calls (--log-calls, PAIRLENS_LOG_CALLS): "),
         (["--config", "/nowhere/server.yaml"], "server.yaml: No such file"),
     ],
 )
@@ -139,9 +159,9 @@ def test_a_wrong_file_is_told(file, text, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_models_file_is_told(capsys):
+def test_a_missing_models_file_is_told(capfd):
     assert app.main(["--models", "/nowhere/models.yaml"]) == 2
-    assert capsys.readouterr().err == "pairlens-server: models.yaml: No such file or directory\n"
+    assert capfd.readouterr().err == "pairlens-server: models.yaml: No such file or directory\n"
 
 
 def test_print_config_is_a_file_for_config(capsys, file):
@@ -168,7 +188,8 @@ def test_help_names_variable_and_default_of_every_flag(capsys, monkeypatch):
         assert variable in text
         if not (field.default is None or isinstance(field.default, Path)):
             default = field.default.value if isinstance(field.default, Enum) else field.default
-            assert f"{variable}; default: {default}]" in text
+            written = str(default).lower() if isinstance(default, bool) else str(default)
+            assert f"{variable}; default: {written.removesuffix('.0')}]" in text
 
 
 def test_version(capsys):
@@ -176,6 +197,23 @@ def test_version(capsys):
         app.main(["--version"])
     assert caught.value.code == 0
     assert capsys.readouterr().out == f"pairlens-server {__version__}\n"
+
+
+SECRET_FILES = ("redis_password_file", "tls_key_file", "tokens_file")
+
+
+def test_what_secret_files_hold_is_not_shown(tmp_path, capsys):
+    flags = ["--redis-url", "redis://cache", "--tls-cert-file", str(tmp_path / "certificate")]
+    for name in SECRET_FILES:
+        path = tmp_path / name
+        path.write_text("s3cret")
+        flags += [f"--{name.replace('_', '-')}", str(path)]
+    assert app.main([*flags, "--print-config"]) == 0
+    printed = capsys.readouterr().out
+    assert "s3cret" not in printed
+    assert {yaml.safe_load(printed)[name] for name in SECRET_FILES} == {
+        str(tmp_path / name) for name in SECRET_FILES
+    }
 
 
 def test_no_secret_is_shown(monkeypatch, capsys):
@@ -237,3 +275,17 @@ def test_a_broken_file_is_told_without_its_lines(file):
         settings("--config", file("max_batch: 2\nredis_password: [s3cret\n"))
     assert str(caught.value).startswith("server.yaml: no YAML: line 3: ")
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("redis_password: !s3cret x", "server.yaml: no YAML: line 1"),
+        ("listen: 2020-13-45", "server.yaml: no YAML"),
+        ("? 'two\n\n  lines'\n: 1", r"'two\nlines': no such setting"),
+    ],
+)
+def test_whatever_a_file_holds_is_told_in_one_line(file, text, message):
+    with pytest.raises(ConfigurationError) as caught:
+        settings("--config", file(text))
+    assert str(caught.value) == message

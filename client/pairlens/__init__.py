@@ -1,18 +1,23 @@
 """pairlens: why two images match, shown on the images.
 
-The client of a pairlens server. `Client` makes the calls, results are frozen values
-with numpy arrays that draw and save themselves, and every failure is a
-`PairlensError`. Needs neither torch nor the server's package.
+The client of a pairlens server. `Client` makes the calls (`AsyncClient` for asyncio),
+results are frozen values with numpy arrays that draw and save themselves, and every
+failure is a `PairlensError`. Needs neither torch nor the server's package.
 """
 
 from importlib.metadata import version
 
 from pairlens._images import EncodedImage, ImageInput, SentImage, StoredImage
+from pairlens._request_ids import request_id
+from pairlens._security import TlsFiles
+from pairlens.administration import ModelChange
+from pairlens.async_client import AsyncClient
 from pairlens.attention import attention_figure
 from pairlens.caching import CacheKindStats, CacheStats, ClearedCache, RedisStats, Warmed
 from pairlens.client import Client
 from pairlens.curves import focus_curve, interrelation_curves
 from pairlens.errors import (
+    ConfigurationInvalidError,
     DeadlineExceededError,
     DrainingError,
     ImageFileError,
@@ -30,14 +35,17 @@ from pairlens.errors import (
     NotReadyError,
     OutOfMemoryError,
     PairlensError,
+    PermissionDeniedError,
     QueueFullError,
     RequestTooLargeError,
     ResourceExhaustedError,
     ResponseTooLargeError,
+    UnauthenticatedError,
     UnavailableError,
     UnimplementedError,
 )
 from pairlens.figures import contact_sheet, panel_grid
+from pairlens.items import Item, ItemFailure, ItemResult
 from pairlens.masks import mask_overlay
 from pairlens.metrics import (
     Curve,
@@ -77,6 +85,7 @@ from pairlens.targets import SimilarTo
 __version__ = version("pairlens")
 
 __all__ = [
+    "AsyncClient",
     "Box",
     "CacheKindStats",
     "CachePolicy",
@@ -85,6 +94,7 @@ __all__ = [
     "Client",
     "ColorMap",
     "ColorScale",
+    "ConfigurationInvalidError",
     "Curve",
     "DeadlineExceededError",
     "Diagnostics",
@@ -103,6 +113,9 @@ __all__ = [
     "InternalError",
     "Interpolation",
     "InvalidParameterError",
+    "Item",
+    "ItemFailure",
+    "ItemResult",
     "Limits",
     "MalformedResponseError",
     "Method",
@@ -113,6 +126,7 @@ __all__ = [
     "MetricInfo",
     "MetricScore",
     "MissingImage",
+    "ModelChange",
     "ModelDetails",
     "ModelInfo",
     "ModelNotFoundError",
@@ -127,6 +141,7 @@ __all__ = [
     "Panel",
     "ParameterInfo",
     "ParameterValue",
+    "PermissionDeniedError",
     "PlacedMap",
     "PreprocessingInfo",
     "Provenance",
@@ -144,6 +159,8 @@ __all__ = [
     "StoredImage",
     "Target",
     "Timing",
+    "TlsFiles",
+    "UnauthenticatedError",
     "UnavailableError",
     "UnimplementedError",
     "Unit",
@@ -155,4 +172,5 @@ __all__ = [
     "interrelation_curves",
     "mask_overlay",
     "panel_grid",
+    "request_id",
 ]

@@ -61,17 +61,16 @@ def timing(message: common_pb2.Timing) -> Timing:
         cached_images=message.cached_images,
         images=message.images,
         cache_s=_seconds(message.cache),
+        request_id=message.request_id,
     )
 
 
 def total(timings: Sequence[Timing]) -> Timing:
     """The sums over several calls."""
-    return Timing(
-        **{
-            field.name: sum(getattr(timing, field.name) for timing in timings)
-            for field in fields(Timing)
-        }
-    )
+    if len(timings) == 1:
+        return timings[0]
+    numbers = [field.name for field in fields(Timing) if field.name != "request_id"]
+    return Timing(**{name: sum(getattr(timing, name) for timing in timings) for name in numbers})
 
 
 def optional(message: Message, name: str) -> float | None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from pairlens import _answers, _requests, specs
+from pairlens._failures import from_status
 from pairlens._image_fields import ImageField
 from pairlens._images import SentImage
 from pairlens._parameters import EXPLANATIONS, PAIRS, enum_name
@@ -15,7 +16,6 @@ from pairlens.errors import (
     InvalidParameterError,
     MalformedResponseError,
     PairlensError,
-    from_status,
 )
 from pairlens.models import Method, MethodKind
 from pairlens.options import CachePolicy

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pairlens import _cache_codec
+from pairlens import _cache_codec, _transport
 from pairlens._image_fields import ImageField
 from pairlens._images import SentImage
 from pairlens._sending import ManyCalls, Pictures, Sending
+from pairlens._steps import Steps
 from pairlens.caching import CacheStats, ClearedCache, Warmed
-from pairlens.errors import InvalidParameterError, RequestTooLargeError
+from pairlens.errors import InvalidParameterError
 from pairlens.models import Method, MethodKind
 from pairlens.options import CachePolicy
 from pairlens.v1 import admin_service_pb2
@@ -28,7 +29,7 @@ class CachingCalls(Sending):
         pair_methods: str | Method | Iterable[str | Method] = (),
         cache: CachePolicy | None = None,
         timeout: float | None = None,
-    ) -> Warmed:
+    ) -> Steps[Warmed]:
         """Have the server compute and keep what later calls about pictures will need.
 
         Pictures are read and sent in as many requests as the server's limits ask for, one
@@ -58,37 +59,37 @@ class CachingCalls(Sending):
             raise InvalidParameterError("warm fills the cache: bypass keeps nothing", field="cache")
         explaining = _cache_codec.methods(methods, MethodKind.EXPLANATION)
         pairing = _cache_codec.methods(pair_methods, MethodKind.PAIR)
-        known = self._catalogue.details(model, self._deadline(timeout))
+        known = yield from self._catalogue.details(model, self._deadline(timeout))
 
         def build(chunk: Sequence[SentImage], field: ImageField) -> WarmRequest:
             name = known.model.name
             return _cache_codec.warm_request(chunk, name, explaining, pairing, policy, field)
 
         parts = _cache_codec.WarmedParts()
-        calls = ManyCalls(self._explanations.Warm, build, known, timeout)
-        for count, answer in self._send_each(calls, images):
-            if isinstance(answer, RequestTooLargeError):
-                parts.fail(answer)
-            else:
-                parts.add(answer, count)
+        calls = ManyCalls(lambda stubs: stubs.explanations.Warm, build, known, timeout)
+        yield from self._send_each(calls, images, parts)
         return parts.warmed()
 
-    def cache_stats(self, *, timeout: float | None = None) -> CacheStats:
+    def cache_stats(self, *, timeout: float | None = None) -> Steps[CacheStats]:
         """What the cache of the server holds, and has done since the server started.
 
         Of several servers behind one name, any one answers.
+
+        Args:
+            timeout: Seconds; None for the client's.
 
         Raises:
             PairlensError: The call failed; see `pairlens.errors`.
         """
         request = admin_service_pb2.GetCacheStatsRequest()
-        return _cache_codec.cache_stats(
-            self._call(self._admin.GetCacheStats, request, self._deadline(timeout))
+        response = yield from _transport.call(
+            lambda stubs: stubs.admin.GetCacheStats, request, self._deadline(timeout)
         )
+        return _cache_codec.cache_stats(response)
 
     def clear_cache(
         self, model: str | None = None, *, images: bool = False, timeout: float | None = None
-    ) -> ClearedCache:
+    ) -> Steps[ClearedCache]:
         """Empty the memory of the server, and the Redis that it shares.
 
         Nothing depends on it: what is needed again is computed again.
@@ -113,6 +114,7 @@ class CachingCalls(Sending):
             kinds.append(admin_service_pb2.CACHE_KIND_IMAGE)
         request = admin_service_pb2.ClearCacheRequest(model=model or "", kinds=kinds)
         with self._forgetting_stale_models():
-            return _cache_codec.cleared(
-                self._call(self._admin.ClearCache, request, self._deadline(timeout))
+            response = yield from _transport.call(
+                lambda stubs: stubs.admin.ClearCache, request, self._deadline(timeout)
             )
+        return _cache_codec.cleared(response)

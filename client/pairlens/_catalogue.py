@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
-from pairlens._transport import Deadline
+from pairlens import _steps
+from pairlens._known_images import Claims
+from pairlens._steps import Deadline, Steps
 from pairlens.errors import MethodUnsupportedError, ModelNotFoundError
 from pairlens.models import Limits, Method, MethodKind, ModelDetails, ModelInfo
+
+_Known = TypeVar("_Known")
+
+_ALL = ""  # is no model's name
 
 
 class Catalogue:
     """The served models, asked for once and again when a call finds them outdated.
+
+    Thread-safe: of many calls that need to know, one asks and the others wait.
 
     Args:
         fetch: Asks the server for all models, within a deadline.
@@ -20,30 +29,28 @@ class Catalogue:
 
     def __init__(
         self,
-        fetch: Callable[[Deadline], tuple[ModelInfo, ...]],
-        fetch_details: Callable[[str, Deadline], ModelDetails],
+        fetch: Callable[[Deadline], Steps[tuple[ModelInfo, ...]]],
+        fetch_details: Callable[[str, Deadline], Steps[ModelDetails]],
     ) -> None:
         self._fetch = fetch
         self._fetch_details = fetch_details
         self._details: dict[str, ModelDetails] = {}
         self._lock = threading.Lock()
+        self._asking = Claims()
         self._models: tuple[ModelInfo, ...] | None = None
 
-    def models(self, deadline: Deadline, *, refresh: bool = False) -> tuple[ModelInfo, ...]:
+    def models(self, deadline: Deadline, *, refresh: bool = False) -> Steps[tuple[ModelInfo, ...]]:
         """All served models, in the order of the server's configuration.
 
         Args:
             deadline: For asking the server.
             refresh: Ask even when the answer is known.
         """
-        with self._lock:
-            known = self._models
-        if known is None or refresh:
-            # Not under the lock: a slow server must hold up no call that needs no list.
-            known = self._fetch(deadline)
-            with self._lock:
-                self._models = known
-        return known
+        if refresh:
+            return (yield from self._ask(deadline))
+        return (
+            yield from self._once(_ALL, lambda: self._models, lambda: self._ask(deadline), deadline)
+        )
 
     def forget(self) -> None:
         """Ask the server at the next need."""
@@ -53,7 +60,7 @@ class Catalogue:
 
     def details(
         self, model: str | None, deadline: Deadline, *, refresh: bool = False
-    ) -> ModelDetails:
+    ) -> Steps[ModelDetails]:
         """A model and the server's limits; None for the first model.
 
         Args:
@@ -65,16 +72,20 @@ class Catalogue:
             ModelNotFoundError: No such model, or no model at all.
         """
         if model is None:
-            model = _some(self.models(deadline))[0].name
-        with self._lock:
-            known = self._details.get(model)
-        if known is None or refresh:
-            known = self._fetch_details(model, deadline)
-            with self._lock:
-                self._details[model] = known
-        return known
+            model = _some((yield from self.models(deadline)))[0].name
+        name = model
+        if refresh:
+            return (yield from self._ask_about(name, deadline))
+        return (
+            yield from self._once(
+                name,
+                lambda: self._details.get(name),
+                lambda: self._ask_about(name, deadline),
+                deadline,
+            )
+        )
 
-    def limits(self, model: str, deadline: Deadline) -> Limits:
+    def limits(self, model: str, deadline: Deadline) -> Steps[Limits]:
         """The server's limits, which are the same for all models.
 
         Args:
@@ -86,9 +97,11 @@ class Catalogue:
         """
         with self._lock:
             known = next(iter(self._details.values()), None)
-        return (known or self.details(model, deadline)).limits
+        if known is None:
+            known = yield from self.details(model, deadline)
+        return known.limits
 
-    def scorer(self, deadline: Deadline, *, similarity: bool) -> str:
+    def scorer(self, deadline: Deadline, *, similarity: bool) -> Steps[str]:
         """Name of the first model that can score a given map by such a target.
 
         Args:
@@ -98,21 +111,21 @@ class Catalogue:
         Raises:
             ModelNotFoundError: No model at all.
         """
-        models = _some(self.models(deadline))
+        models = _some((yield from self.models(deadline)))
         # Without classes anywhere the server says best what is missing.
         able = (info for info in models if similarity or info.classes)
         return next(able, models[0]).name
 
     def default(
         self, model: str, kind: MethodKind, deadline: Deadline, *, similarity: bool
-    ) -> Method:
+    ) -> Steps[Method]:
         """What a model runs when a call names no method, with its parameters.
 
         Raises:
             ModelNotFoundError: No such model.
             MethodUnsupportedError: It has no default.
         """
-        chosen = self._named(model, deadline)
+        chosen = yield from self._named(model, deadline)
         default = chosen.default_method(kind, similarity=similarity)
         if default is None:
             raise MethodUnsupportedError(_refusals((chosen,), None, kind), field="method")
@@ -127,7 +140,7 @@ class Catalogue:
         deadline: Deadline,
         *,
         similarity: bool = False,
-    ) -> tuple[str, str | None]:
+    ) -> Steps[tuple[str, str | None]]:
         """Names of the model and the method to ask for.
 
         Args:
@@ -146,16 +159,49 @@ class Catalogue:
         if model is not None and (method is not None or not parameters):
             return model, method
         if model is None:
-            chosen = _first(self.models(deadline), method, kind, similarity)
+            chosen = _first((yield from self.models(deadline)), method, kind, similarity)
         else:
-            chosen = self._named(model, deadline)
+            chosen = yield from self._named(model, deadline)
         if method is None and parameters:
-            method = self.default(chosen.name, kind, deadline, similarity=similarity).name
+            default = yield from self.default(chosen.name, kind, deadline, similarity=similarity)
+            method = default.name
         return chosen.name, method
 
-    def _named(self, model: str, deadline: Deadline) -> ModelInfo:
+    def _once(
+        self,
+        what: str,
+        known: Callable[[], _Known | None],
+        ask: Callable[[], Steps[_Known]],
+        deadline: Deadline,
+    ) -> Steps[_Known]:
+        """What is known; else what one call asks while others wait for it."""
+        found = known()
+        if found is None:
+            with self._asking.taken({what}) as (mine, others):
+                if mine:
+                    return (yield from ask())
+            for other in others:
+                yield from _steps.wait(other, deadline)
+            # Where that call failed, the others need not fail one after the other.
+            found = known() or (yield from ask())
+        return found
+
+    def _ask(self, deadline: Deadline) -> Steps[tuple[ModelInfo, ...]]:
+        # Not under the lock: a slow server must hold up no call that needs no list.
+        models = yield from self._fetch(deadline)
+        with self._lock:
+            self._models = models
+        return models
+
+    def _ask_about(self, model: str, deadline: Deadline) -> Steps[ModelDetails]:
+        details = yield from self._fetch_details(model, deadline)
+        with self._lock:
+            self._details[model] = details
+        return details
+
+    def _named(self, model: str, deadline: Deadline) -> Steps[ModelInfo]:
         for refresh in (False, True):
-            models = self.models(deadline, refresh=refresh)
+            models = yield from self.models(deadline, refresh=refresh)
             for info in models:
                 if info.name == model:
                     return info

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from pairlens._images import EncodedImage, SentImage
 
@@ -13,26 +13,43 @@ _Image = TypeVar("_Image", bound=SentImage)
 _PICTURE_BYTES, _REQUEST_BYTES = 96, 512
 
 
-def chunks(images: Iterable[_Image], most: int, max_bytes: int) -> Iterator[list[_Image]]:
-    """Group pictures into requests, in their order.
+class Chunker(Generic[_Image]):
+    """Groups pictures into requests, in their order.
 
     Args:
-        images: Read one after the other.
         most: Pictures of a request, at least 1.
         max_bytes: Of a request that holds their files; a picture that is larger by itself has
             one of its own.
     """
-    chunk: list[_Image] = []
-    left = room = max_bytes - _REQUEST_BYTES
+
+    def __init__(self, most: int, max_bytes: int) -> None:
+        self._most = most
+        self._left = self._room = max_bytes - _REQUEST_BYTES
+        self._chunk: list[_Image] = []
+
+    def add(self, image: _Image) -> list[_Image]:
+        """Take a picture; those of a request that is full now, else none."""
+        size, full = request_bytes(image), []
+        if self._chunk and (len(self._chunk) == self._most or size > self._left):
+            full = self.rest()
+        self._chunk.append(image)
+        self._left -= size
+        return full
+
+    def rest(self) -> list[_Image]:
+        """The pictures of the last request."""
+        chunk, self._chunk, self._left = self._chunk, [], self._room
+        return chunk
+
+
+def chunks(images: Iterable[_Image], most: int, max_bytes: int) -> Iterator[list[_Image]]:
+    """All requests of some pictures; arguments as of `Chunker`."""
+    chunker: Chunker[_Image] = Chunker(most, max_bytes)
     for image in images:
-        size = request_bytes(image)
-        if chunk and (len(chunk) == most or size > left):
-            yield chunk
-            chunk, left = [], room
-        chunk.append(image)
-        left -= size
-    if chunk:
-        yield chunk
+        if full := chunker.add(image):
+            yield full
+    if rest := chunker.rest():
+        yield rest
 
 
 def request_bytes(*images: SentImage) -> int:

@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pairlens import _answers
+from pairlens._failures import from_status
 from pairlens._images import SentImage
 from pairlens._placed_codec import mask, placed_map
 from pairlens._tensors import to_float32, to_int64
-from pairlens.errors import MalformedResponseError, from_status
+from pairlens.errors import MalformedResponseError
 from pairlens.models import Method
 from pairlens.options import Rendering
 from pairlens.pairs import PairFailure, PairMatch, PairResults, SideMap

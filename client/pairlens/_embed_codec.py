@@ -8,6 +8,7 @@ from types import MappingProxyType
 import numpy as np
 
 from pairlens import _answers, _requests
+from pairlens._failures import from_status
 from pairlens._image_fields import ImageField
 from pairlens._images import SentImage
 from pairlens._tensors import to_float32
@@ -15,7 +16,6 @@ from pairlens.errors import (
     InvalidParameterError,
     MalformedResponseError,
     PairlensError,
-    from_status,
 )
 from pairlens.metrics import Embeddings
 from pairlens.options import CachePolicy

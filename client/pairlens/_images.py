@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import NoReturn, TypeAlias, cast, overload
+from typing import NoReturn, TypeAlias, TypeGuard, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,10 @@ from pairlens.errors import ImageFileError, ImageUndecodableError, InvalidParame
 from pairlens.pictures import to_rgb
 
 _SHA256 = re.compile("[0-9a-f]{64}")
+
+
+class NotAPictureError(TypeError):
+    """What was given stands for no picture."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,11 @@ class EncodedImage:
         return hashlib.sha256(self.data).hexdigest()
 
     @property
+    def hashed(self) -> bool:
+        """Whether the hash is known already: it takes a millisecond per megabyte."""
+        return "sha256" in self.__dict__
+
+    @property
     def size_bytes(self) -> int:
         """Length of the file."""
         return len(self.data)
@@ -144,7 +153,7 @@ def encode(image: ImageInput | EncodedImage, *, field: str = "image") -> SentIma
         ImageFileError: The path cannot be read.
         ImageUndecodableError: The PIL image cannot be loaded.
         InvalidParameterError: Empty bytes, or an array that is not as in `ImageInput`.
-        TypeError: Anything else.
+        NotAPictureError: Anything else.
     """
     if isinstance(image, (EncodedImage, StoredImage)):
         return image
@@ -158,7 +167,12 @@ def encode(image: ImageInput | EncodedImage, *, field: str = "image") -> SentIma
         return _from_pil(image)
     if isinstance(image, np.ndarray):
         return EncodedImage(_png(Image.fromarray(_levels(image, field))))
-    raise TypeError(f"{field} is {_ACCEPTED}; not {type(image).__name__}")
+    raise NotAPictureError(f"{field} is {_ACCEPTED}; not {type(image).__name__}")
+
+
+def at_hand(image: ImageInput | EncodedImage) -> bool:
+    """Whether encoding a picture neither reads a file nor compresses pixels."""
+    return isinstance(image, (EncodedImage, StoredImage, bytes, bytearray, memoryview))
 
 
 def encode_all(
@@ -169,29 +183,39 @@ def encode_all(
     Raises:
         Exception: As `encode`; the message names the picture ("candidates[3]").
     """
-    return list(encode_each(images, field=field))
+    return [encode(image, field=where) for image, where in each(images, field=field)]
 
 
-def encode_each(
+def each(
     images: ImageInput | EncodedImage | Iterable[ImageInput | EncodedImage], *, field: str
-) -> Iterator[SentImage]:
-    """As `encode_all`, but each picture is read when its turn comes."""
-    array_of_many = isinstance(images, np.ndarray) and images.ndim == 4
-    if isinstance(images, _ONE) and not array_of_many:
-        yield encode(images, field=field)
+) -> Iterator[tuple[ImageInput | EncodedImage, str]]:
+    """One picture or several, one after the other, with the names of their fields.
+
+    Raises:
+        NotAPictureError: Neither.
+    """
+    if is_one(images):
+        yield images, field
         return
     if not isinstance(images, Iterable):
-        raise TypeError(f"{field} holds pictures, each {_ACCEPTED}; not {type(images).__name__}")
+        raise NotAPictureError(
+            f"{field} holds pictures, each {_ACCEPTED}; not {type(images).__name__}"
+        )
     # Neither bytes nor a text, whose elements are no pictures: those are one picture.
     for index, image in enumerate(cast("Iterable[ImageInput | EncodedImage]", images)):
-        yield encode(image, field=f"{field}[{index}]")
+        yield image, f"{field}[{index}]"
+
+
+def is_one(images: object) -> TypeGuard[ImageInput | EncodedImage]:
+    """Whether something is one picture; an array of four dimensions is several."""
+    return isinstance(images, _ONE) and not (isinstance(images, np.ndarray) and images.ndim == 4)
 
 
 def _from_path(path: Path, field: str) -> EncodedImage:
     try:
         data = path.read_bytes()
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, ValueError) as error:  # ValueError: no file can be called so
+        reason = getattr(error, "strerror", None) or str(error)
         raise ImageFileError(f"cannot read {path}: {reason}", field=field) from error
     if not data:
         raise ImageFileError(f"cannot read {path}: the file is empty", field=field)

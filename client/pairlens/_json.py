@@ -20,7 +20,7 @@ def to_json(value: object) -> object:
     """The value as what `json` can write.
 
     Frozen values become objects, pictures their names, arrays nested lists, errors objects
-    with `code`, `reason`, `field` and `message`. JSON knows no NaN and no infinity:
+    with `code`, `reason`, `field`, `message` and `request_id`. JSON knows no NaN and no infinity:
     they become null.
     """
     if isinstance(value, Choice):
@@ -30,7 +30,8 @@ def to_json(value: object) -> object:
     if isinstance(value, (EncodedImage, StoredImage)):
         return value.name
     if isinstance(value, PairlensError):
-        return {name: getattr(value, name) for name in ("code", "reason", "field", "message")}
+        names = ("code", "reason", "field", "message", "request_id")
+        return {name: getattr(value, name) for name in names}
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, float):

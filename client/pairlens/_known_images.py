@@ -1,10 +1,11 @@
-"""What a client has learnt of a server's pictures, and who of its threads is uploading which."""
+"""What a client has learnt of a server's pictures, and which of its calls is uploading which."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from enum import Enum
 
@@ -66,30 +67,30 @@ class KnownImages:
 
 
 class Claims:
-    """Which pictures are being uploaded, so that threads that need the same wait. Thread-safe."""
+    """What is being done by one call, so that others that need the same wait. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._claimed: dict[str, threading.Event] = {}
+        self._claimed: dict[str, Future[None]] = {}
 
     @contextmanager
-    def taken(self, hashes: Collection[str]) -> Iterator[tuple[set[str], list[threading.Event]]]:
+    def taken(self, names: Collection[str]) -> Iterator[tuple[set[str], list[Future[None]]]]:
         """Claim what nobody has claimed, until the block ends.
 
-        Nobody waits inside of the block, or two threads could wait for one another.
+        Nobody waits inside of the block for what is claimed, or two could wait for one another.
 
         Yields:
             What is claimed, and what to wait for after the block for the rest.
         """
-        mine = threading.Event()
+        mine: Future[None] = Future()
         with self._lock:
-            free = {sha256 for sha256 in hashes if sha256 not in self._claimed}
-            others = {self._claimed[sha256] for sha256 in hashes if sha256 not in free}
+            free = {name for name in names if name not in self._claimed}
+            others = {self._claimed[name] for name in names if name not in free}
             self._claimed.update(dict.fromkeys(free, mine))
         try:
             yield free, list(others)
         finally:
             with self._lock:
-                for sha256 in free:
-                    del self._claimed[sha256]
-            mine.set()
+                for name in free:
+                    del self._claimed[name]
+            mine.set_result(None)

@@ -51,6 +51,8 @@ def details(response: model_service_pb2.GetModelResponse) -> ModelDetails:
             max_digests=limits.max_digests,
             max_queued_cost=limits.max_queued_cost,
             keeps_images=limits.keeps_images,
+            max_concurrent_streams=limits.max_concurrent_streams,
+            max_bytes_under_way=limits.max_bytes_under_way,
         ),
     )
 

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, TypeVar
 
-import grpc
-
+from pairlens import _steps, _transport
 from pairlens._chunks import chunks, fit
 from pairlens._image_fields import digest
 from pairlens._images import EncodedImage
 from pairlens._known_images import Claims, KnownImages, Standing
-from pairlens._transport import Deadline
-from pairlens.errors import (
-    DeadlineExceededError,
-    ImagesNotKeptError,
-    MalformedResponseError,
-    UnimplementedError,
-)
+from pairlens._steps import Deadline, Steps
+from pairlens.errors import ImagesNotKeptError, MalformedResponseError, UnimplementedError
 from pairlens.models import Limits
 from pairlens.v1 import image_service_pb2
-from pairlens.v1.image_service_pb2_grpc import ImageServiceStub
-
-_Request = TypeVar("_Request")
-_Response = TypeVar("_Response")
 
 UNABLE_REST_S = 600.0
 """How long nothing is asked after the server said that it keeps no pictures; it may be one of
@@ -34,41 +22,19 @@ several, or be replaced by one that does."""
 _MOST_DIGESTS = 1000  # of one question, where the server does not say
 
 
-class Invoke(Protocol):
-    """Makes a call, within a deadline."""
-
-    def __call__(
-        self,
-        rpc: grpc.UnaryUnaryMultiCallable[_Request, _Response],
-        request: _Request,
-        deadline: Deadline,
-        /,
-    ) -> _Response:
-        """Answer, or raise a `PairlensError`."""
-
-
 class RemoteImages:
-    """What is known of a server's pictures. Thread-safe: a picture is uploaded by one thread.
+    """What is known of a server's pictures. Thread-safe: a picture is uploaded by one call.
 
     Args:
-        stub: Of ImageService.
-        invoke: Makes a call.
-        target: The server, for messages.
         clock: Seconds from some origin.
 
     Attributes:
         known: Pictures and what is known of them.
     """
 
-    def __init__(
-        self,
-        stub: ImageServiceStub,
-        invoke: Invoke,
-        target: str,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.known = KnownImages()
-        self._stub, self._invoke, self._target, self._clock = stub, invoke, target, clock
+        self._clock = clock
         self._claims = Claims()
         self._unable_until = clock()
 
@@ -87,7 +53,7 @@ class RemoteImages:
         limits: Limits,
         max_bytes: int,
         deadline: Deadline,
-    ) -> None:
+    ) -> Steps[None]:
         """See to it that the server has all files that it takes; `known` says which it has.
 
         Args:
@@ -110,26 +76,20 @@ class RemoteImages:
             with self._claims.taken(unknown) as (mine, others):
                 if mine:
                     claimed = [taken[sha256] for sha256 in unknown if sha256 in mine]
-                    absent = self._absent(claimed, limits, deadline)
+                    absent = yield from self._absent(claimed, limits, deadline)
                     for chunk in chunks(absent, limits.max_candidates + 1, max_bytes):
-                        self._upload(chunk, deadline)
+                        yield from self._upload(chunk, deadline)
             if not others:
                 return
-            for event in others:
-                self._wait(event, deadline)
+            for other in others:
+                yield from _steps.wait(other, deadline)
 
     def _settled(self, sha256: str) -> bool:
         return self.known.get(sha256) in (Standing.HELD, Standing.REFUSED)
 
-    def _wait(self, event: threading.Event, deadline: Deadline) -> None:
-        if not event.wait(max(0.0, deadline.remaining())):
-            raise DeadlineExceededError(
-                f"no answer from {self._target} within {deadline.timeout:.3g} s"
-            )
-
     def _absent(
         self, files: Sequence[EncodedImage], limits: Limits, deadline: Deadline
-    ) -> list[EncodedImage]:
+    ) -> Steps[list[EncodedImage]]:
         """The files that are to be uploaded; none when the server takes no uploads."""
         missing: set[str] = set()
         most = limits.max_digests or _MOST_DIGESTS
@@ -138,7 +98,9 @@ class RemoteImages:
                 digests=[digest(file) for file in files[begin : begin + most]]
             )
             try:
-                response = self._invoke(self._stub.FindMissingImages, request, deadline)
+                response = yield from _transport.call(
+                    lambda stubs: stubs.images.FindMissingImages, request, deadline
+                )
             except (UnimplementedError, ImagesNotKeptError):
                 self.rest()
                 return []
@@ -146,7 +108,7 @@ class RemoteImages:
         self.known.note({file.sha256 for file in files} - missing, Standing.HELD)
         return [file for file in files if file.sha256 in missing]
 
-    def _upload(self, files: Sequence[EncodedImage], deadline: Deadline) -> None:
+    def _upload(self, files: Sequence[EncodedImage], deadline: Deadline) -> Steps[None]:
         """Upload the files of one request.
 
         Raises:
@@ -157,7 +119,9 @@ class RemoteImages:
         uploads = [image_service_pb2.ImageUpload(digest=digest(f), data=f.data) for f in files]
         request = image_service_pb2.UploadImagesRequest(images=uploads)
         try:
-            response = self._invoke(self._stub.UploadImages, request, deadline)
+            response = yield from _transport.call(
+                lambda stubs: stubs.images.UploadImages, request, deadline
+            )
         except (UnimplementedError, ImagesNotKeptError):
             self.rest()
             return

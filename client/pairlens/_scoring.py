@@ -7,14 +7,13 @@ from dataclasses import replace
 
 import numpy.typing as npt
 
-from pairlens import _embed_codec, _images, _metric_codec, _score_requests, specs
+from pairlens import _embed_codec, _metric_codec, _score_requests, specs
 from pairlens._image_fields import ImageField
 from pairlens._images import EncodedImage, ImageInput, SentImage
 from pairlens._score_requests import MapInput, Saliency
 from pairlens._sending import ManyCalls, Pictures, Sending
-from pairlens._transport import Deadline
+from pairlens._steps import Deadline, Steps
 from pairlens._uploads import PictureCall
-from pairlens.errors import RequestTooLargeError
 from pairlens.metrics import Embeddings, Metric, SaliencyScores
 from pairlens.models import Method, ParameterValue
 from pairlens.options import CachePolicy
@@ -30,6 +29,7 @@ class ScoringCalls(Sending):
 
     def score_saliency(
         self,
+        /,
         image: ImageInput | EncodedImage,
         *,
         model: str | None = None,
@@ -48,7 +48,7 @@ class ScoringCalls(Sending):
         cache: CachePolicy | None = None,
         timeout: float | None = None,
         **parameters: ParameterValue,
-    ) -> SaliencyScores:
+    ) -> Steps[SaliencyScores]:
         """How faithful a map is: what happens to the score as the map's regions are changed.
 
         At most one of `heatmap`, `method` and `pair_method` is given; without any, the
@@ -94,12 +94,12 @@ class ScoringCalls(Sending):
             PairlensError: The call failed; see `pairlens.errors`.
         """
         deadline = self._deadline(timeout)
-        encoded = _images.encode(image)
+        encoded = yield from self._encoded(image)
         saliency = _score_requests.saliency(
             heatmap, partner_heatmap, extent, method, pair_method, parameters
         )
         similarity = isinstance(target, SimilarTo)
-        model, saliency = self._chosen(model, saliency, deadline, similarity=similarity)
+        model, saliency = yield from self._chosen(model, saliency, deadline, similarity=similarity)
         region = _score_requests.region(boxes, mask)
 
         def build(field: ImageField) -> ScoreSaliencyRequest:
@@ -119,9 +119,11 @@ class ScoringCalls(Sending):
 
         images = target.images if isinstance(target, SimilarTo) else ()
         partner = images[0] if len(images) == 1 else None
-        call = PictureCall(self._explanations.ScoreSaliency, build, (encoded, *images), model)
+        call = PictureCall(
+            lambda stubs: stubs.explanations.ScoreSaliency, build, (encoded, *images), model
+        )
         with self._forgetting_stale_models():
-            response = self._uploads.send(call, deadline)
+            response = yield from self._uploads.send(call, deadline)
         return _metric_codec.scores(response, encoded, partner, saliency.placed)
 
     def embed(
@@ -131,7 +133,7 @@ class ScoringCalls(Sending):
         model: str | None = None,
         cache: CachePolicy | None = None,
         timeout: float | None = None,
-    ) -> Embeddings:
+    ) -> Steps[Embeddings]:
         """The embeddings whose cosine `pair_similarity` explains, of any number of pictures.
 
         Pictures are read and sent in as many requests as the server's limits ask for, one
@@ -152,36 +154,34 @@ class ScoringCalls(Sending):
             ImageFileError: A path cannot be read.
             PairlensError: A request failed; see `pairlens.errors`.
         """
-        known = self._catalogue.details(model, self._deadline(timeout))
+        known = yield from self._catalogue.details(model, self._deadline(timeout))
         collected = _embed_codec.Collected(known.model.embedding_size)
 
         def build(chunk: Sequence[SentImage], field: ImageField) -> EmbedRequest:
             return _embed_codec.request(chunk, known.model.name, self._policy(cache), field)
 
-        calls = ManyCalls(self._explanations.Embed, build, known, timeout)
-        for count, answer in self._send_each(calls, images):
-            if isinstance(answer, RequestTooLargeError):
-                collected.fail(answer)
-            else:
-                collected.add(answer, count)
+        calls = ManyCalls(lambda stubs: stubs.explanations.Embed, build, known, timeout)
+        yield from self._send_each(calls, images, collected)
         return collected.embeddings()
 
     def _chosen(
         self, model: str | None, saliency: Saliency, deadline: Deadline, *, similarity: bool
-    ) -> tuple[str, Saliency]:
+    ) -> Steps[tuple[str, Saliency]]:
         """Name the model, and the method where the model's default is to run."""
         if saliency.kind is None:
             if model is None:
-                model = self._catalogue.scorer(deadline, similarity=similarity)
+                model = yield from self._catalogue.scorer(deadline, similarity=similarity)
             return model, saliency
         parameters = saliency.parameters or {}
-        model, name = self._catalogue.choose(
+        model, name = yield from self._catalogue.choose(
             model, saliency.method, saliency.kind, parameters, deadline, similarity=similarity
         )
         if name is not None:
             return model, replace(saliency, method=name)
         # Unlike Explain's, this request must say what runs.
-        default = self._catalogue.default(model, saliency.kind, deadline, similarity=similarity)
+        default = yield from self._catalogue.default(
+            model, saliency.kind, deadline, similarity=similarity
+        )
         return model, replace(saliency, method=default.name, parameters=default.parameters)
 
 

@@ -1,8 +1,9 @@
 """The command line: `pairlens models`, `methods`, `metrics`, `explain` and more.
 
 Exit codes: 0 all done; 1 the server or the connection failed; 2 the command line asks
-for something that cannot be; 3 some pictures or methods failed, the others are done;
-130 interrupted. Results go to standard output, everything else to standard error.
+for something that cannot be, or its token is refused; 3 some pictures, methods or models
+failed, the others are done; 130 interrupted. Results go to standard output, everything else to
+standard error.
 """
 
 from __future__ import annotations
@@ -23,14 +24,22 @@ from pairlens import (
     cli_models,
     cli_pair,
     cli_score,
+    cli_server,
     cli_warm,
 )
 from pairlens.cli_arguments import OneLineParser, UsageError
-from pairlens.cli_output import printable
-from pairlens.errors import PairlensError, RequestTooLargeError
+from pairlens.cli_connection import ENVIRONMENT
+from pairlens.cli_output import printable, told
+from pairlens.errors import ConfigurationInvalidError, PairlensError, RequestTooLargeError
 
 _FAILED, _MISTAKE, _INTERRUPTED = 1, 2, 130
-_MISTAKES = ("INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION")
+_MISTAKES = (
+    "INVALID_ARGUMENT",
+    "NOT_FOUND",
+    "FAILED_PRECONDITION",
+    "UNAUTHENTICATED",
+    "PERMISSION_DENIED",
+)
 
 _EPILOG = """\
 examples:
@@ -44,15 +53,14 @@ examples:
   pairlens evaluate photos --model deit_tiny --methods rollout,grad_cam --out run
   pairlens warm gallery --model deit_tiny
   pairlens cache stats
+  pairlens server status
 
 exit codes:
   0  all done
   1  the server or the connection failed
-  2  the command line asks for something that cannot be
-  3  some pictures or methods failed (each is named on standard error), the rest is done
+  2  the command line asks for something that cannot be, or the server refuses its token
+  3  some pictures, methods or models failed (each is named on standard error), the rest is done
 
-environment:
-  PAIRLENS_SERVER  the server, where --server is not given
 """
 
 
@@ -72,8 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         return _fail(str(error), _MISTAKE)
     except PairlensError as error:
-        mistake = error.code in _MISTAKES or isinstance(error, RequestTooLargeError)
-        return _fail(error.message, _MISTAKE if mistake else _FAILED)
+        return _fail(told(error), _MISTAKE if _is_mistake(error) else _FAILED)
     except BrokenPipeError:
         # The reader has enough, as `head` does; nothing more may be written to it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -91,7 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="pairlens",
         description="Shows why two images match, as a pairlens server sees them.",
-        epilog=_EPILOG,
+        epilog=_EPILOG + ENVIRONMENT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"pairlens {pairlens.__version__}")
@@ -107,9 +114,17 @@ def build_parser() -> argparse.ArgumentParser:
         cli_evaluate,
         cli_warm,
         cli_cache,
+        cli_server,
     ):
         module.add_command(commands)
     return parser
+
+
+def _is_mistake(error: PairlensError) -> bool:
+    """Whether the same command can never succeed."""
+    if isinstance(error, ConfigurationInvalidError):
+        return False  # of the server's files
+    return error.code in _MISTAKES or isinstance(error, RequestTooLargeError)
 
 
 def _fail(message: str, code: int) -> int:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import os
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pairlens import specs
-from pairlens._connection import DEFAULT_TARGET, DEFAULT_TIMEOUT_S
+from pairlens import cli_connection, specs
+from pairlens._connection import DEFAULT_TIMEOUT_S
+from pairlens.cli_connection import UsageError as UsageError
 from pairlens.client import Client
+from pairlens.errors import InvalidParameterError
 from pairlens.models import MethodKind
 from pairlens.options import OverlayStyle, Rendering
 from pairlens.rendering import Box, ColorMap, ColorScale, Interpolation
@@ -23,10 +25,6 @@ _SCALES = {
     MethodKind.EXPLANATION: (ColorScale.IMAGE, ColorScale.FIXED),
     MethodKind.PAIR: tuple(ColorScale),
 }
-
-
-class UsageError(Exception):
-    """The command line asks for something that cannot be; the message says what."""
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -46,12 +44,7 @@ def add_command(commands: Commands, name: str, summary: str, epilog: str) -> One
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--server",
-        metavar="TARGET",
-        default=os.environ.get("PAIRLENS_SERVER") or DEFAULT_TARGET,
-        help="host:port of the server (env PAIRLENS_SERVER; default %(default)s)",
-    )
+    cli_connection.add_flags(parser)
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",
@@ -87,13 +80,45 @@ def open_client(arguments: argparse.Namespace, *, timeout: float = DEFAULT_TIMEO
     Args:
         arguments: Of any command.
         timeout: Seconds of each call where --timeout is not given.
+
+    Raises:
+        UsageError: The flags of the connection contradict each other, or name a file that
+            cannot be used.
     """
     given = arguments.timeout
-    return Client(
-        arguments.server,
-        timeout=timeout if given is None else given,
-        cache=getattr(arguments, "cache", None) or "default",
-    )
+    way = cli_connection.way(arguments)
+    try:
+        return Client(
+            way.target,
+            timeout=timeout if given is None else given,
+            cache=getattr(arguments, "cache", None) or "default",
+            tls=way.tls,
+            token=way.token,
+            token_over_plaintext=way.token_over_plaintext,
+        )
+    except InvalidParameterError as error:
+        raise cli_connection.blame(error) or error from error
+
+
+def confirm(arguments: argparse.Namespace, what: str, question: str) -> None:
+    """Ask before something that cannot be undone, unless --yes is given.
+
+    Args:
+        arguments: Of the command.
+        what: "clearing the cache", for where nobody can be asked.
+        question: For where somebody can.
+
+    Raises:
+        UsageError: The answer is no, or nobody can be asked.
+    """
+    if arguments.yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(f"{what} needs --yes where nobody can be asked")
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise UsageError("nothing was done")
 
 
 def add_style(parser: argparse.ArgumentParser, kind: MethodKind) -> None:

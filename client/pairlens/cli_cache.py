@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
 from pairlens import cli_arguments, cli_output
@@ -92,21 +91,14 @@ def run_clear(arguments: argparse.Namespace) -> int:
 
 
 def _confirm(arguments: argparse.Namespace) -> None:
-    """Ask, unless --yes is given.
-
-    Raises:
-        UsageError: The answer is no, or nobody can be asked.
-    """
-    if arguments.yes:
-        return
+    """Ask, unless --yes is given; see `cli_arguments.confirm`."""
     what = "of all models" if arguments.all else f"of {arguments.model}"
     also = " and all uploaded pictures" if arguments.images else ""
-    if not sys.stdin.isatty():
-        raise UsageError(f"clearing the cache {what}{also} needs --yes where nobody can be asked")
-    sys.stderr.write(f"Clear the cache {what}{also} at {arguments.server}? [y/N] ")
-    sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise UsageError("nothing was cleared")
+    cli_arguments.confirm(
+        arguments,
+        f"clearing the cache {what}{also}",
+        f"Clear the cache {what}{also} at {arguments.server}?",
+    )
 
 
 def _print(stats: CacheStats) -> None:

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from pairlens import cli_arguments, cli_methods, cli_output
-from pairlens.models import MethodInfo, MethodKind, ModelDetails, ModelInfo, ParameterInfo
+from pairlens.models import Limits, MethodInfo, MethodKind, ModelDetails, ModelInfo, ParameterInfo
 
 if TYPE_CHECKING:
     from pairlens.cli_arguments import Commands
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
             if arguments.json:
                 cli_output.print_json({"models": models})
             else:
-                _print_models(models)
+                print_models(models)
             return 0
         details = client.get_model(arguments.name)
     if arguments.json:
@@ -46,7 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _print_models(models: tuple[ModelInfo, ...]) -> None:
+def print_models(models: tuple[ModelInfo, ...]) -> None:
+    """Print what a server serves, a line each."""
     cli_output.print_table(
         "",
         ("model", "architecture", "input", "grid", "pooling", "classes", "device", "methods"),
@@ -91,6 +92,11 @@ def _print_details(details: ModelDetails) -> None:
         cli_output.print_table(
             "parameters", ("method", "parameter", "values", "default", "meaning"), rows
         )
+    print_limits(limits)
+
+
+def print_limits(limits: Limits) -> None:
+    """Print what a server takes."""
     cli_output.print_table(
         "limits",
         ("limit", "value"),

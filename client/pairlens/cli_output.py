@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pairlens._json import to_json
+from pairlens.errors import PairlensError
 
 _Item = TypeVar("_Item")
 
@@ -67,6 +68,11 @@ def working(what: str) -> AbstractContextManager[object]:
     if not sys.stderr.isatty():
         return nullcontext()
     return Console(file=sys.stderr).status(what)
+
+
+def told(error: PairlensError) -> str:
+    """What went wrong with a call, and where its server's log says more."""
+    return f"{error.message} (request {error.request_id})" if error.request_id else error.message
 
 
 def warn(message: str) -> None:

@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         _print(results, arguments.candidates)
     for path, result in zip(arguments.candidates, results, strict=True):
         if isinstance(result, PairFailure):
-            cli_output.warn(f"{path}: {result.error.message}")
+            cli_output.warn(f"{path}: {cli_output.told(result.error)}")
     return _SOME_FAILED if results.failures else 0
 
 

@@ -91,7 +91,7 @@ def report(outcomes: Sequence[Outcome], *, json: bool) -> int:
         cli_output.print_table("", _COLUMNS, [outcome.row for outcome in outcomes])
     for outcome in outcomes:
         if outcome.error is not None:
-            cli_output.warn(f"{outcome.what}: {outcome.error.message}")
+            cli_output.warn(f"{outcome.what}: {cli_output.told(outcome.error)}")
     return SOME_FAILED if any(outcome.error for outcome in outcomes) else 0
 
 

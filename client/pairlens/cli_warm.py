@@ -248,7 +248,7 @@ def _report(arguments: argparse.Namespace, gallery: Gallery, tally: _Tally, seco
         cli_output.print_table("", columns, [(arguments.model, *counts.values())])
     for outcome in failed:
         assert outcome.error is not None  # of failed ones
-        cli_output.warn(f"{outcome.file.path}: {outcome.error.message}")
+        cli_output.warn(f"{outcome.file.path}: {cli_output.told(outcome.error)}")
     if tally.missing:
         cli_output.warn(
             f"interrupted with {tally.missing} of {tally.total} pictures left; the same command "

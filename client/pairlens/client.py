@@ -2,24 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator
+from types import TracebackType
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
-from pairlens import _codec, _images, _requests
-from pairlens._caching import CachingCalls
-from pairlens._image_fields import ImageField
-from pairlens._images import EncodedImage, ImageInput
-from pairlens._scoring import ScoringCalls
-from pairlens._uploads import PictureCall
-from pairlens.models import MethodKind, ParameterValue
-from pairlens.options import CachePolicy, Rendering
-from pairlens.pairs import PairResults, default_scale
-from pairlens.rendering import ColorScale
-from pairlens.results import Explanation
-from pairlens.targets import SimilarTo
-from pairlens.v1.explanation_service_pb2 import ExplainRequest, PairSimilarityRequest
+from pairlens._base import ClientBase, adopted
+from pairlens._blocking import BlockingDriver
+from pairlens._blocking_many import items
+from pairlens._calls import Calls
+from pairlens._many import Many
+from pairlens._steps import Steps
+from pairlens.items import Item
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 
-class Client(ScoringCalls, CachingCalls):
+def _blocking(
+    method: Callable[Concatenate[Calls, _P], Steps[_T]],
+) -> Callable[Concatenate[Client, _P], _T]:
+    """The method that runs the logic to its end."""
+
+    def call(client: Client, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return client._driver.run(method(client._calls, *args, **kwargs))
+
+    return adopted(call, method, "Client", "{}")
+
+
+def _blocking_many(
+    method: Callable[Concatenate[Calls, _P], Many[_T]],
+) -> Callable[Concatenate[Client, _P], Generator[Item[_T], None, None]]:
+    """The method that runs the logic for each input."""
+
+    def call(
+        client: Client, /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> Generator[Item[_T], None, None]:
+        return items(client._driver, method(client._calls, *args, **kwargs))
+
+    return adopted(call, method, "Client", "Generator[Item[{}], None, None]")
+
+
+class Client(ClientBase):
     """A connection to one pairlens server, or to several behind one name.
 
     Safe to share between threads. Use it as a context manager, or `close()` it.
@@ -28,164 +54,54 @@ class Client(ScoringCalls, CachingCalls):
     sent again, travel as the hash of their file where the server keeps pictures, and are
     brought again when it has lost them.
 
+    In a process that is forked, while no call is under way, the client begins anew; where gRPC
+    was used before the fork, which it cannot bear, calls raise an error that says what to do.
+
     Example:
         >>> with Client("localhost:50051") as client:
         ...     client.explain("cat.jpg", method="rollout").save("cat-map.png")
         ...     results = client.pair_similarity("cat.jpg", ["a.jpg", "b.jpg"])
         ...     print([match.similarity for match in results.matches])
+        ...     for item in client.explain_many(Path("gallery").glob("*.jpg")):
+        ...         if isinstance(item, ItemFailure):
+        ...             print(item.name, item.error)
+        ...         else:
+        ...             item.result.save(f"map-{item.index}.png")
     """
 
-    def explain(
+    _driver: BlockingDriver
+
+    wait_ready = _blocking(Calls.wait_ready)
+    list_models = _blocking(Calls.list_models)
+    get_model = _blocking(Calls.get_model)
+    explain = _blocking(Calls.explain)
+    class_similarity = _blocking(Calls.class_similarity)
+    pair_similarity = _blocking(Calls.pair_similarity)
+    explain_many = _blocking_many(Calls.explain_many)
+    pair_many = _blocking_many(Calls.pair_many)
+    score_saliency = _blocking(Calls.score_saliency)
+    embed = _blocking(Calls.embed)
+    warm = _blocking(Calls.warm)
+    cache_stats = _blocking(Calls.cache_stats)
+    clear_cache = _blocking(Calls.clear_cache)
+    reload_models = _blocking(Calls.reload_models)
+    drain = _blocking(Calls.drain)
+
+    def close(self) -> None:
+        """Close the connection; calls under way end with code "CANCELLED"."""
+        self._driver.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
         self,
-        image: ImageInput | EncodedImage,
-        *,
-        model: str | None = None,
-        method: str | None = None,
-        target: int | str | SimilarTo | None = None,
-        render: Rendering | None = None,
-        cache: CachePolicy | None = None,
-        timeout: float | None = None,
-        **parameters: ParameterValue,
-    ) -> Explanation:
-        """Where a model looks in one picture.
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
-        Args:
-            image: A path, an encoded file's bytes, a PIL image or an array; see `ImageInput`.
-            model: Name of a served model. None: the first that supports the method.
-            method: "rollout", "attention_relevance", "grad_cam" and many more; see
-                `ModelInfo.methods`. None: the model's default for such a target.
-            target: What the map explains: a class, by index or by label as the model
-                spells it; or `SimilarTo(...)`, the similarity to other pictures. None:
-                the predicted class. Only for methods that take one.
-            render: What the server is to draw besides. Results draw themselves without it.
-            cache: How the server's cache is used; None: as the client says.
-            timeout: Seconds; None for the client's.
-            **parameters: Of the method, for example `block=3, head=0`, `each="head"` or
-                `profile="reference"`; see `MethodInfo.parameters`.
-
-        Raises:
-            InvalidParameterError: An unknown method or parameter, or a value out of range.
-            ImageFileError: The path cannot be read.
-            PairlensError: The call failed; see `pairlens.errors`.
-        """
-        deadline = self._deadline(timeout)
-        encoded = _images.encode(image)
-        render = render and render.resolved(ColorScale.IMAGE)
-        model, method = self._catalogue.choose(
-            model,
-            method,
-            MethodKind.EXPLANATION,
-            parameters,
-            deadline,
-            similarity=isinstance(target, SimilarTo),
-        )
-        policy = self._policy(cache)
-
-        def build(field: ImageField) -> ExplainRequest:
-            return _requests.explain_request(
-                encoded, model, method, parameters, target, render, policy, field
-            )
-
-        images = (encoded, *(target.images if isinstance(target, SimilarTo) else ()))
-        call = PictureCall(self._explanations.Explain, build, images, model)
-        with self._forgetting_stale_models():
-            response = self._uploads.send(call, deadline)
-        return _codec.explanation(response, encoded, render)
-
-    def class_similarity(
-        self,
-        query: ImageInput | EncodedImage,
-        gallery: ImageInput | EncodedImage | Sequence[ImageInput | EncodedImage],
-        *,
-        model: str | None = None,
-        render: Rendering | None = None,
-        cache: CachePolicy | None = None,
-        timeout: float | None = None,
-        **parameters: ParameterValue,
-    ) -> Explanation:
-        """Which regions of a picture made it similar to a whole gallery (Black et al., 4.2).
-
-        One map: the sum of the query's maps of `pair_similarity` with each picture of the
-        gallery, at the price of one pair. It is `explain` with the method
-        "pooled_decomposition" and the target `SimilarTo(gallery)`.
-
-        Args:
-            query: See `explain`.
-            gallery: Pictures, for example all of one class; at most `Limits.max_candidates`.
-            model: Name of a served model. None: the first that gives the method.
-            render: What the server is to draw besides.
-            cache: How the server's cache is used; None: as the client says.
-            timeout: Seconds; None for the client's.
-            **parameters: Of the method, as in `pair_similarity`.
-
-        Returns:
-            The map; `target.similarities` holds the cosine to each picture of the gallery.
-
-        Raises:
-            PairlensError: As `explain`.
-        """
-        return self.explain(
-            query,
-            model=model,
-            method="pooled_decomposition",
-            target=SimilarTo(gallery),
-            render=render,
-            cache=cache,
-            timeout=timeout,
-            **parameters,
-        )
-
-    def pair_similarity(
-        self,
-        query: ImageInput | EncodedImage,
-        candidates: ImageInput | EncodedImage | Sequence[ImageInput | EncodedImage],
-        *,
-        model: str | None = None,
-        method: str | None = None,
-        render: Rendering | None = None,
-        cache: CachePolicy | None = None,
-        timeout: float | None = None,
-        **parameters: ParameterValue,
-    ) -> PairResults:
-        """Which regions of a query and of each candidate made up their similarity.
-
-        Args:
-            query: See `explain`.
-            candidates: One picture or several, at most `Limits.max_candidates`.
-            model: Name of a served model. None: the first that supports the method.
-            method: "pooled_decomposition", "correspondence", "affinity" and more; see
-                `ModelInfo.methods`. None: the model's default.
-            render: What the server is to draw besides. Results draw themselves without it.
-            cache: How the server's cache is used; None: as the client says.
-            timeout: Seconds; None for the client's.
-            **parameters: Of the method, for example `redistribution="rollout"`,
-                `profile="strict"`, `bias_mode="separate"`, `match_matrix=True` or
-                `query_region=Box(10, 20, 90, 80)`.
-
-        Returns:
-            One result for each candidate, in their order. A candidate that the server
-            cannot use becomes a `PairFailure` and leaves the others alone.
-
-        Raises:
-            InvalidParameterError: No candidate, an unknown method or parameter, or a
-                value out of range.
-            ImageFileError: A path, of a candidate too, cannot be read.
-            PairlensError: The call failed; see `pairlens.errors`.
-        """
-        deadline = self._deadline(timeout)
-        encoded = _images.encode(query, field="query")
-        others = _images.encode_all(candidates, field="candidates")
-        render = render and render.resolved(default_scale(parameters))
-        model, method = self._catalogue.choose(model, method, MethodKind.PAIR, parameters, deadline)
-        policy = self._policy(cache)
-
-        def build(field: ImageField) -> PairSimilarityRequest:
-            return _requests.pair_request(
-                encoded, others, model, method, parameters, render, policy, field
-            )
-
-        images = (encoded, *others)
-        call = PictureCall(self._explanations.PairSimilarity, build, images, model)
-        with self._forgetting_stale_models():
-            response = self._uploads.send(call, deadline)
-        return _codec.pair_results(response, encoded, others, render)
+    def _start(self) -> None:
+        super()._start()
+        self._driver = BlockingDriver(self._settings, self._metadata())

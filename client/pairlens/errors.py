@@ -1,22 +1,12 @@
 """Everything that can go wrong with a call, as one exception tree.
 
-`from_rpc` and `from_status` alone turn what gRPC and the server say into these;
-`_REASONS` and `_CODES` are the whole mapping. Messages are fit to be shown to a
-person as they stand.
+Messages are fit to be shown to a person as they stand. What gRPC and the server say is turned
+into these by `_failures`.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import cast
-
-import grpc
-from google.protobuf.message import DecodeError
-from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc_status import rpc_status
-
-_DOMAIN = "pairlens"
 
 
 class PairlensError(Exception):
@@ -29,6 +19,7 @@ class PairlensError(Exception):
             `explanation_service.proto`; "" when the error did not come from a server.
         field: Path of the request field at fault ("candidates[3]"), or "".
         retry_after: Seconds after which the same call may succeed, or None.
+        request_id: Under which the server's log tells of the call; "" when unknown.
     """
 
     default_code = "UNKNOWN"
@@ -41,6 +32,7 @@ class PairlensError(Exception):
         reason: str = "",
         field: str = "",
         retry_after: float | None = None,
+        request_id: str = "",
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -48,6 +40,7 @@ class PairlensError(Exception):
         self.reason = reason
         self.field = field
         self.retry_after = retry_after
+        self.request_id = request_id
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions pickle through `args` alone, which would lose the attributes.
@@ -78,6 +71,18 @@ class ImageTooLargeError(PairlensError):
     default_code = "INVALID_ARGUMENT"
 
 
+class UnauthenticatedError(PairlensError):
+    """The server asks for a token, and the call came with none that it knows."""
+
+    default_code = "UNAUTHENTICATED"
+
+
+class PermissionDeniedError(PairlensError):
+    """The token is known, but not as that of an administrator, as the call needs."""
+
+    default_code = "PERMISSION_DENIED"
+
+
 class ModelNotFoundError(PairlensError):
     """The server has no model of that name, or none at all."""
 
@@ -86,6 +91,12 @@ class ModelNotFoundError(PairlensError):
 
 class MethodUnsupportedError(PairlensError):
     """The model cannot give the method; the message says why."""
+
+    default_code = "FAILED_PRECONDITION"
+
+
+class ConfigurationInvalidError(PairlensError):
+    """A file of the server is wrong, so that it could not be read anew; nothing changed."""
 
     default_code = "FAILED_PRECONDITION"
 
@@ -177,7 +188,7 @@ class UnimplementedError(PairlensError):
 
 
 class InternalError(PairlensError):
-    """A bug in the server; the message holds the id under which its log describes it."""
+    """A bug in the server; `request_id` finds it in the server's log."""
 
     default_code = "INTERNAL"
 
@@ -186,115 +197,3 @@ class MalformedResponseError(PairlensError):
     """The server's answer breaks the contract, for example a map of the wrong length."""
 
     default_code = "DATA_LOSS"
-
-
-_REASONS: dict[str, type[PairlensError]] = {
-    "INVALID_PARAMETER": InvalidParameterError,
-    "IMAGE_UNDECODABLE": ImageUndecodableError,
-    "IMAGE_TOO_LARGE": ImageTooLargeError,
-    "MODEL_NOT_FOUND": ModelNotFoundError,
-    "METHOD_UNSUPPORTED": MethodUnsupportedError,
-    "NOT_FINITE": NotFiniteError,
-    "IMAGE_MISSING": ImageMissingError,
-    "IMAGES_NOT_KEPT": ImagesNotKeptError,
-    "QUEUE_FULL": QueueFullError,
-    "OUT_OF_MEMORY": OutOfMemoryError,
-    "DEADLINE_UNREACHABLE": DeadlineExceededError,
-    "NOT_READY": NotReadyError,
-    "DRAINING": DrainingError,
-    "INTERNAL": InternalError,
-}
-
-# For statuses without a reason we know: gRPC's own, a proxy's, a newer server's.
-_CODES: dict[str, type[PairlensError]] = {
-    "INVALID_ARGUMENT": InvalidParameterError,
-    "RESOURCE_EXHAUSTED": ResourceExhaustedError,
-    "DEADLINE_EXCEEDED": DeadlineExceededError,
-    "UNAVAILABLE": UnavailableError,
-    "UNIMPLEMENTED": UnimplementedError,
-    "INTERNAL": InternalError,
-}
-
-
-def from_status(status: status_pb2.Status) -> PairlensError:
-    """Build the typed error of a `google.rpc.Status` with its details."""
-    reason, field = "", ""
-    retry_after: float | None = None
-    missing: tuple[MissingImage, ...] = ()
-    for detail in status.details:
-        info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-        retry, unmet = error_details_pb2.RetryInfo(), error_details_pb2.PreconditionFailure()
-        with suppress(DecodeError):  # a broken detail says nothing, the others still do
-            if detail.Unpack(info) and info.domain == _DOMAIN:
-                reason = info.reason
-            elif detail.Unpack(bad_request) and bad_request.field_violations:
-                field = bad_request.field_violations[0].field
-            elif detail.Unpack(retry):
-                retry_after = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
-            elif detail.Unpack(unmet):
-                missing = _missing(unmet)
-    code = _code_name(status.code)
-    error = _REASONS.get(reason) or _CODES.get(code, PairlensError)
-    message = status.message or f"the server answered {code} without a message"
-    made = error(message, code=code, reason=reason, field=field, retry_after=retry_after)
-    if isinstance(made, ImageMissingError):
-        made.missing = missing
-    return made
-
-
-def from_rpc(error: grpc.RpcError, *, target: str, timeout: float) -> PairlensError:
-    """Build the typed error of a failed call.
-
-    Args:
-        error: As raised by a stub; it is a `grpc.Call` as well.
-        target: The server that was called, for the message.
-        timeout: Seconds that the call was given, for the message.
-    """
-    call = cast("grpc.Call", error)
-    try:
-        status = rpc_status.from_call(call)
-    except (ValueError, DecodeError):  # the trailer contradicts the status, or is broken
-        status = None
-    if status is not None and status.details:
-        return from_status(status)
-    code, details = call.code().name, call.details() or ""
-    kind, message = _plain(code, details, target, timeout)
-    return kind(message, code=code)
-
-
-def _missing(failure: error_details_pb2.PreconditionFailure) -> tuple[MissingImage, ...]:
-    """Pictures among the violations, whose subjects are "images/SHA256/SIZE"."""
-    found: list[MissingImage] = []
-    for violation in failure.violations:
-        kind, _, rest = violation.subject.partition("/")
-        sha256, _, size = rest.partition("/")
-        if violation.type == "MISSING" and kind == "images" and size.isdecimal():
-            found.append(MissingImage(violation.description, sha256, int(size)))
-    return tuple(found)
-
-
-def _plain(code: str, details: str, target: str, timeout: float) -> tuple[type[PairlensError], str]:
-    """Class and message of a status that gRPC itself made up."""
-    if code == "RESOURCE_EXHAUSTED" and "larger than max" in details:
-        if "CLIENT: Received" in details:
-            return ResponseTooLargeError, (
-                f"the answer is over this client's max_message_bytes ({details}); ask for a "
-                "smaller rendering or fewer candidates"
-            )
-        return RequestTooLargeError, (
-            f"the pictures of this call are together over the limit of one request ({details}); "
-            "send fewer candidates or smaller files"
-        )
-    if code == "DEADLINE_EXCEEDED":
-        return DeadlineExceededError, f"no answer from {target} within {timeout:.3g} s"
-    if code == "UNAVAILABLE":
-        return UnavailableError, f"no pairlens server can be reached at {target}: {details}"
-    if code == "UNIMPLEMENTED":
-        return UnimplementedError, f"the server at {target} does not offer this call: {details}"
-    return _CODES.get(code, PairlensError), f"{target} answered {code}: {details}"
-
-
-def _code_name(number: int) -> str:
-    """Name of a status code; "UNKNOWN" for a number that gRPC does not know."""
-    names = code_pb2.Code.DESCRIPTOR.values_by_number
-    return names[number].name if number in names else "UNKNOWN"

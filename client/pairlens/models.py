@@ -256,6 +256,8 @@ class Limits:
         max_queued_cost: Work that may wait for the device, in plain forward passes of one
             picture.
         keeps_images: Whether pictures can be uploaded, to be sent by their hashes later.
+        max_concurrent_streams: Calls that one connection may have under way; more wait.
+        max_bytes_under_way: Of all requests at a time; more are refused with `QueueFullError`.
     """
 
     max_request_bytes: int
@@ -271,6 +273,8 @@ class Limits:
     max_digests: int = 0
     max_queued_cost: int = 0
     keeps_images: bool = False
+    max_concurrent_streams: int = 0
+    max_bytes_under_way: int = 0
 
 
 @dataclass(frozen=True)

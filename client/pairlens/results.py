@@ -91,6 +91,8 @@ class Timing:
         cached_images: Pictures whose activations were all cached.
         images: All pictures of the call.
         cache_s: Waiting for the cache that several servers share.
+        request_id: Of the call, by which the server's log knows it; "" when several calls
+            gave one answer together, and from servers that tell none.
     """
 
     total_s: float
@@ -102,6 +104,7 @@ class Timing:
     cached_images: int
     images: int
     cache_s: float = 0.0
+    request_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -9,7 +9,6 @@ import argparse
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,11 +19,14 @@ from pydantic_settings import EnvSettingsSource
 from pairlens_server import __version__
 from pairlens_server.config import ENV_PREFIX, ServerSettings
 from pairlens_server.errors import ConfigurationError
+from pairlens_server.settings_reference import Setting, flag_of, sections, variable_of
+from pairlens_server.yaml_file import read_yaml
 
 _FILE_ENV = ENV_PREFIX + "CONFIG"
-# What ends up in lists of processes is no secret.
-_NOT_ON_THE_COMMAND_LINE = ("redis_password",)
-_PATHS = ("models", "redis_password_file", "redis_ca_file")
+_PATHS = (
+    *("models", "redis_password_file", "redis_ca_file"),
+    *("tls_cert_file", "tls_key_file", "tls_client_ca_file", "tokens_file"),
+)
 _SECRETS = ("redis_password", "redis_url")
 
 
@@ -96,14 +98,7 @@ def _password_of(url: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"{path.name}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{path.name}: no UTF-8") from error
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path.name}: no YAML{_place(error)}") from error
+    content = read_yaml(path)
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
@@ -114,13 +109,6 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _place(error: yaml.YAMLError) -> str:
-    """What is wrong and where; not the line itself, which may hold a password."""
-    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
-        return ""
-    return f": line {error.problem_mark.line + 1}: {error.problem}"
-
-
 def _readable(error: ValidationError) -> str:
     first, *others = error.errors(include_url=False, include_context=False)
     message = first["msg"].removeprefix("Value error, ")
@@ -129,17 +117,9 @@ def _readable(error: ValidationError) -> str:
         return message + more
     name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
-        return f"{name}: no such setting{more}"
+        return f"{name if name.isprintable() else repr(name)}: no such setting{more}"
     given = "" if name in _SECRETS else f", not {first['input']!r}"
-    return f"{name} ({_flag(name)}, {_variable(name)}): {message}{given}{more}"
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _variable(name: str) -> str:
-    return ENV_PREFIX + name.upper()
+    return f"{name} ({flag_of(name)}, {variable_of(name)}): {message}{given}{more}"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -165,18 +145,19 @@ def _parser() -> argparse.ArgumentParser:
         help=f"YAML file of settings, named as the flags without dashes in front and with _ "
         f"for -; its paths start at its folder [{_FILE_ENV}]",
     )
-    for name, field in ServerSettings.model_fields.items():
-        if name in _NOT_ON_THE_COMMAND_LINE:
-            continue
-        # A path of this machine would say less than the description does.
-        shown = isinstance(field.default, str | int | float)
-        value = field.default.value if isinstance(field.default, Enum) else field.default
-        default = f"; default: {value}" if shown else ""
-        description = " ".join((field.description or "").split())
-        parser.add_argument(
-            _flag(name),
-            default=argparse.SUPPRESS,
-            metavar=name.rpartition("_")[2].upper(),
-            help=f"{description} [{_variable(name)}{default}]".replace("%", "%%"),
-        )
+    for title, settings in sections():
+        group = parser.add_argument_group(title.lower())
+        for setting in settings:
+            if setting.flag:
+                _add(group, setting)
     return parser
+
+
+def _add(group: argparse._ArgumentGroup, setting: Setting) -> None:
+    default = f"; default: {setting.default}" if setting.default else ""
+    group.add_argument(
+        setting.flag,
+        default=argparse.SUPPRESS,
+        metavar=setting.name.rpartition("_")[2].upper(),
+        help=f"{setting.meaning} [{setting.variable}{default}]".replace("%", "%%"),
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Literal
 
@@ -13,9 +12,9 @@ from pairlens_server.cache.packing import Precision
 from pairlens_server.cache.redis_settings import RedisSettings
 from pairlens_server.demo.pairs import MODELS_FILE
 from pairlens_server.engine.engine import EngineSettings
-from pairlens_server.errors import ConfigurationError
 from pairlens_server.images.admission import ImageLimits
 from pairlens_server.service.limits import ServiceLimits
+from pairlens_server.setting_values import ascending, host_and_port, secret
 
 ENV_PREFIX = "PAIRLENS_"
 _MESSAGE_OVERHEAD = 64 * 1024  # of a request beside its picture, in bytes; generous
@@ -35,7 +34,10 @@ class ServerSettings(BaseSettings):
     )
 
     listen: str = "127.0.0.1:50051"
-    """HOST:PORT to listen on, unencrypted; port 0 takes a free one."""
+    """HOST:PORT to listen on, unencrypted unless tls_cert_file is set; port 0 takes a free one."""
+
+    metrics_listen: str | None = None
+    """HOST:PORT for /metrics, /livez and /readyz over plain HTTP; unset: neither is served."""
 
     models: Path = MODELS_FILE
     """File that declares the models; by default that of the demo."""
@@ -116,6 +118,28 @@ class ServerSettings(BaseSettings):
     redis_max_queued_bytes: int = Field(RedisSettings.max_queued_bytes, ge=1)
     """Bytes that may wait to be written to Redis; more is not written."""
 
+    tls_cert_file: Path | None = None
+    """Certificate chain of the server, PEM; read again when it changes."""
+
+    tls_key_file: Path | None = None
+    """Private key of that certificate, PEM; read again when it changes."""
+
+    tls_client_ca_file: Path | None = None
+    """Certificates that clients must be known by, PEM (mutual TLS); unset: any client."""
+
+    tokens_file: Path | None = None
+    """YAML file of the bearer tokens that are taken; read again when it changes; unset: none
+    is asked for."""
+
+    reflection: bool = True
+    """Tell anybody, with or without a token, what the contract is (gRPC server reflection)."""
+
+    max_concurrent_streams: int = Field(256, ge=1, le=65_535)
+    """Calls that one connection may have under way; gRPC keeps more waiting."""
+
+    max_bytes_under_way: int = Field(2**30, ge=1)
+    """Bytes of all requests under way together; more are refused with QUEUE_FULL."""
+
     image_threads: int = Field(2, ge=1, le=256)
     """Threads that decode, draw and encode pictures."""
 
@@ -125,8 +149,24 @@ class ServerSettings(BaseSettings):
     keep_memory: bool = True
     """Keep freed memory for the next batch, and give it back when idle: faster on the CPU."""
 
+    drain_delay_s: float = Field(1.0, ge=0)
+    """Seconds after SIGTERM or Drain in which calls are still taken while load balancers learn
+    that the server stops; SIGINT skips them."""
+
     drain_s: float = Field(20.0, ge=0)
-    """Seconds that calls under way may take after SIGTERM."""
+    """Seconds that calls under way may take after that."""
+
+    stall_s: float = Field(300.0, gt=0)
+    """Seconds that one batch may take before /livez says that the server hangs."""
+
+    latency_buckets_s: str = ",".join(f"{0.001 * 2**power:g}" for power in range(17))
+    """Upper bounds of the histograms of durations, in seconds, ascending, with commas between."""
+
+    tracing: bool = False
+    """Export OpenTelemetry traces, as the OTEL_* variables say; needs pairlens[otel]."""
+
+    log_calls: Literal["all", "failed", "none"] = "all"
+    """Which calls get a line in the log."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe messages that are logged: debug, info, warning or error."""
@@ -134,14 +174,33 @@ class ServerSettings(BaseSettings):
     log_format: Literal["text", "json"] = "text"
     """text: lines for people; json: one JSON object per line."""
 
-    @field_validator("listen")
+    @field_validator("listen", "metrics_listen")
     @classmethod
-    def _host_and_port(cls, listen: str) -> str:
-        if not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:/\[\]\s]+):[0-9]{1,5}", listen):
-            raise ValueError("HOST:PORT is expected, with brackets around an IPv6 address")
-        if int(listen.rpartition(":")[2]) > 65535:
-            raise ValueError("PORT is not above 65535")
-        return listen
+    def _host_and_port(cls, listen: str | None) -> str | None:
+        return None if listen is None else host_and_port(listen)
+
+    @field_validator("latency_buckets_s")
+    @classmethod
+    def _ascending(cls, buckets: str) -> str:
+        ascending(buckets)
+        return buckets
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> ServerSettings:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("tls_cert_file and tls_key_file: give both, or neither")
+        if self.tls_client_ca_file is not None and self.tls_cert_file is None:
+            raise ValueError("tls_client_ca_file needs tls_cert_file and tls_key_file")
+        return self
+
+    @model_validator(mode="after")
+    def _requests_fit(self) -> ServerSettings:
+        if self.max_bytes_under_way < self.max_request_bytes:
+            raise ValueError(
+                f"max_bytes_under_way ({self.max_bytes_under_way}) leaves no room for a request "
+                f"of max_request_bytes ({self.max_request_bytes})"
+            )
+        return self
 
     @model_validator(mode="after")
     def _request_holds_an_image(self) -> ServerSettings:
@@ -187,7 +246,7 @@ class ServerSettings(BaseSettings):
         if password is None and self.redis_password is not None:
             password = self.redis_password.get_secret_value()
         if password is None and self.redis_password_file is not None:
-            password = _secret(self.redis_password_file)
+            password = secret("redis_password_file", self.redis_password_file)
         return RedisSettings(
             url=self.redis_url.get_secret_value(),
             username=self.redis_username,
@@ -199,6 +258,11 @@ class ServerSettings(BaseSettings):
             max_value_bytes=self.redis_max_value_bytes,
             max_queued_bytes=self.redis_max_queued_bytes,
         )
+
+    @property
+    def buckets_s(self) -> tuple[float, ...]:
+        """Upper bounds of the histograms of durations, in seconds."""
+        return ascending(self.latency_buckets_s)
 
     @property
     def limits(self) -> ServiceLimits:
@@ -223,11 +287,3 @@ class ServerSettings(BaseSettings):
             probe_chunk=self.probe_chunk,
             max_loading=2 * self.image_threads,
         )
-
-
-def _secret(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "no text"
-        raise ConfigurationError(f"redis_password_file: {path.name}: {reason}") from error

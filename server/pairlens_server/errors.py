@@ -101,6 +101,24 @@ class ImagesNotKeptError(PairlensError):
     reason = "IMAGES_NOT_KEPT"
 
 
+class UnauthenticatedError(PairlensError):
+    """The server asks for a token, and none that it knows came with the call."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDeniedError(PairlensError):
+    """The call is for administrators, and its token is not one's."""
+
+    reason = "PERMISSION_DENIED"
+
+
+class ConfigurationInvalidError(PairlensError):
+    """A file of the server is wrong; shown to administrators alone."""
+
+    reason = "CONFIGURATION_INVALID"
+
+
 class QueueFullError(PairlensError):
     """More work waits than the server takes on."""
 

@@ -3,12 +3,21 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+import time
 from collections.abc import Sequence
 
 import pytest
 
 from pairlens_server.cache.flights import Flights
 from pairlens_server.errors import DeadlineUnreachableError, PairlensError, QueueFullError
+from pairlens_server.telemetry.record import (
+    CURRENT,
+    CallRecord,
+    Stage,
+    current_call,
+    seconds_of,
+    staged,
+)
 
 
 class Work:
@@ -244,3 +253,68 @@ async def test_a_thousand_callers_cancelled_at_random_leave_nothing_and_get_noth
         QueueFullError,
     }
     assert sum(r is None for r in results) > 300
+
+
+async def test_every_rider_has_waited_for_the_stages_of_the_work():
+    flights = Flights[str]()
+    begun, go_on, seen = asyncio.Event(), asyncio.Event(), []
+
+    async def compute(keys: Sequence[str]) -> dict[str, str]:
+        seen.append(current_call())
+        with staged(Stage.COMPUTE):
+            begun.set()
+            await go_on.wait()
+        return dict.fromkeys(keys, "")
+
+    async def ride(call: CallRecord) -> None:
+        CURRENT.set(call)
+        await flights.get("a", compute)
+
+    calls = [CallRecord("r", name) for name in ("leader", "follower", "leaver")]
+    tasks = [asyncio.create_task(ride(calls[0]))]
+    await begun.wait()
+    began_s = time.perf_counter()
+    tasks += [asyncio.create_task(ride(call)) for call in calls[1:]]
+    await asyncio.sleep(0.05)
+    tasks[2].cancel()
+    await asyncio.sleep(0.05)
+    go_on.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    (work,) = seen
+    assert work.request_id == "leader"
+    end_s = time.perf_counter()
+    spent = [seconds_of(call.runs(end_s)) for call in calls]
+    assert [seconds.keys() for seconds in spent] == [{Stage.COMPUTE}] * 3
+    leader, follower, leaver = (seconds[Stage.COMPUTE] for seconds in spent)
+    # Nobody has waited before coming, nor after leaving.
+    assert 0.04 < leaver < follower <= leader
+    assert follower <= end_s - began_s
+    # The work's own books are nobody's.
+    assert all(not call.intervals for call in calls)
+
+
+async def test_a_leader_that_is_cancelled_has_waited_until_then():
+    flights, begun = Flights[str](), asyncio.Event()
+
+    async def compute(keys: Sequence[str]) -> dict[str, str]:
+        with staged(Stage.QUEUE):
+            begun.set()
+            await asyncio.Event().wait()
+        return {}
+
+    call = CallRecord("r", "leader")
+
+    async def ride() -> dict[Stage, float]:
+        CURRENT.set(call)
+        try:
+            await flights.get("a", compute)
+        except asyncio.CancelledError:
+            # The work has not been told yet when the call ends.
+            return seconds_of(call.runs(time.perf_counter()))
+        return {}
+
+    task = asyncio.create_task(ride())
+    await begun.wait()
+    await asyncio.sleep(0.05)
+    task.cancel()
+    assert (await task)[Stage.QUEUE] >= 0.04

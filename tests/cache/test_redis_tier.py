@@ -9,6 +9,7 @@ import torch
 from pairlens_server.cache.codec import encode
 from pairlens_server.cache.keys import image_key, model_prefix, picture_key
 from pairlens_server.cache.packing import Packed
+from pairlens_server.cache.redis_settings import RedisSettings
 from pairlens_server.cache.redis_tier import RedisTier
 from pairlens_server.cache.stats import RedisState
 from tests.cache.conftest import MakeTier
@@ -23,7 +24,7 @@ from tests.cache.redis_support import (
     value,
     written,
 )
-from tests.redis_server import RedisProcess, RedisProxy
+from tests.redis_server import RedisProcess, RedisProxy, free_port
 
 
 async def test_what_one_replica_wrote_another_reads_bit_for_bit(
@@ -284,3 +285,66 @@ async def test_replies_to_other_questions_are_never_taken_for_answers(
             return key(1) in await tier.get([key(1)])
 
         await until(hit)
+
+
+async def test_every_round_trip_is_told_with_the_time_that_it_took(
+    redis: RedisProcess,
+):
+    told: list[tuple[str, float, bool]] = []
+    tier = RedisTier(RedisSettings(redis.url), observe=lambda *one: told.append(one))
+    await tier.start()
+    assert told == []  # what it asks for its own sake is nobody's
+    values = some()
+    await written(tier, values)
+    assert (await tier.get(list(values))).keys() == values.keys()
+    (file,) = [name for name in values if name == image_key("ab")]
+    await tier.files({file: 100_000})
+    await tier.present(list(values))
+    await tier.clear([""])
+    assert [operation for operation, _, _ in told] == ["put", "get", "get", "present", "clear"]
+    assert all(0 < seconds < 10 and not failed for _, seconds, failed in told)
+    assert await tier.get([]) == {}
+    assert len(told) == 5
+    await tier.stop()
+
+
+async def test_a_caller_who_gives_up_leaves_the_round_trip_to_be_told(redis: RedisProcess):
+    told: list[str] = []
+    tier = RedisTier(RedisSettings(redis.url), observe=lambda name, *_: told.append(name))
+    await tier.start()
+    asking = asyncio.create_task(tier.get([key("a")]))
+    await asyncio.sleep(0)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+    async def seen() -> bool:
+        return told == ["get"]
+
+    await until(seen)
+    await tier.stop()
+
+
+async def test_round_trips_that_fail_are_told_and_none_while_it_is_left_alone():
+    told: list[tuple[str, float, bool]] = []
+    tier = RedisTier(
+        RedisSettings(f"redis://127.0.0.1:{free_port()}/0"),
+        observe=lambda *one: told.append(one),
+    )
+    for _ in range(20):
+        assert await tier.get([key("a")]) == {}
+    assert tier.counters().state is RedisState.UNAVAILABLE
+    assert 1 <= len(told) < 20
+    assert all(operation == "get" and failed for operation, _, failed in told)
+    await tier.stop()
+
+
+async def test_the_counts_are_there_without_asking(redis: RedisProcess, make_tier: MakeTier):
+    tier = make_tier(redis.url)
+    await written(tier, some())
+    asked = await tier.stats()
+    counted = tier.counters()
+    assert counted.kinds == asked.kinds
+    assert counted.kinds[IMAGE].stored == 2
+    assert (counted.used_bytes, counted.max_bytes) == (0, 0)
+    assert asked.used_bytes > 0

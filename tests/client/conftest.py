@@ -5,6 +5,7 @@ import pytest
 
 from pairlens import Client, cli
 from tests.client.galleries import picture
+from tests.client.many import Kind, threads
 from tests.client.scripted import Running, Scripted, png
 
 Run = Callable[..., tuple[int, str, str]]
@@ -26,6 +27,13 @@ def service(server: Running) -> Scripted:
 def client(server: Running) -> Iterator[Client]:
     with Client(server.target, timeout=10) as client:
         yield client
+
+
+@pytest.fixture(params=[False, True], ids=["Client", "AsyncClient"])
+def kind(request: pytest.FixtureRequest, server: Running) -> Iterator[Kind]:
+    """Either client, which leaves no thread behind."""
+    yield Kind(request.param, server.target)
+    assert not threads()
 
 
 @pytest.fixture

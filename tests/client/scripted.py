@@ -67,6 +67,7 @@ class Scripted(
         calls: Requests that arrived, in order, with attempts that the script refused.
         deadlines: Seconds that each of them had left.
         names: Of the clients that made them.
+        metadata: That came with them.
         images: Pictures that it keeps; None for a server that knows no digests.
         limits: What GetModel answers.
         models: What ListModels answers.
@@ -79,6 +80,7 @@ class Scripted(
         self.calls: list[object] = []
         self.deadlines: list[float] = []
         self.names: list[str] = []
+        self.metadata: list[dict[str, str | bytes]] = []
         self.images: ImageStore | None = ImageStore()
         self.limits = limits()
         self.models = [vit_info(), cnn_info()]
@@ -89,7 +91,8 @@ class Scripted(
     def _arrived(self, request: object, context: grpc.ServicerContext) -> None:
         self.calls.append(request)
         self.deadlines.append(context.time_remaining())
-        self.names.append(dict(context.invocation_metadata()).get("pairlens-client", ""))
+        self.metadata.append(dict(context.invocation_metadata()))
+        self.names.append(self.metadata[-1].get("pairlens-client", ""))
         if self.script:
             self.script.popleft()(context)
 
@@ -184,9 +187,16 @@ class Running:
     Args:
         address: Where.
         old: Whether it is a server from before pictures were kept.
+        credentials: For TLS; None answers in plaintext.
     """
 
-    def __init__(self, address: str = "127.0.0.1:0", *, old: bool = False) -> None:
+    def __init__(
+        self,
+        address: str = "127.0.0.1:0",
+        *,
+        old: bool = False,
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> None:
         self.service = Scripted()
         limits = [("grpc.max_receive_message_length", 8 * 2**20)]
         self._server = grpc.server(futures.ThreadPoolExecutor(40), options=limits)
@@ -203,7 +213,11 @@ class Running:
             admin_service_pb2_grpc.add_AdminServiceServicer_to_server(self.service, self._server)
         self.health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
-        self.target = f"127.0.0.1:{self._server.add_insecure_port(address)}"
+        if credentials is None:
+            port = self._server.add_insecure_port(address)
+        else:
+            port = self._server.add_secure_port(address, credentials)
+        self.target = f"127.0.0.1:{port}"
         self._server.start()
 
     def stop(self) -> None:

@@ -24,6 +24,8 @@ class ScriptedCache(admin_service_pb2_grpc.AdminServiceServicer):
         warmed: Hashes of the pictures of all calls of Warm that were answered, in order.
         redis_cleared: Whether Redis answers ClearCache.
         redis: What GetCacheStats answers of it.
+        changes: What ReloadModels answers.
+        under_way: What Drain answers.
     """
 
     def __init__(self) -> None:
@@ -40,6 +42,17 @@ class ScriptedCache(admin_service_pb2_grpc.AdminServiceServicer):
             max_queued_bytes=64 * 2**20,
             used_bytes=5 * 2**20,
         )
+        self.changes = [
+            admin_service_pb2.ModelChange(
+                model="vit",
+                change=admin_service_pb2.MODEL_CHANGE_KIND_REPLACED,
+                fingerprint="f00d",
+            ),
+            admin_service_pb2.ModelChange(
+                model="cnn", change=admin_service_pb2.MODEL_CHANGE_KIND_REMOVED
+            ),
+        ]
+        self.under_way = 3
         self._warming = threading.Lock()
 
     def Warm(self, request, context):  # noqa: N802
@@ -92,3 +105,11 @@ class ScriptedCache(admin_service_pb2_grpc.AdminServiceServicer):
         return admin_service_pb2.ClearCacheResponse(
             memory_entries=8, redis_entries=20, redis_cleared=self.redis_cleared
         )
+
+    def ReloadModels(self, request, context):  # noqa: N802
+        self._arrived(request, context)
+        return admin_service_pb2.ReloadModelsResponse(changes=self.changes)
+
+    def Drain(self, request, context):  # noqa: N802
+        self._arrived(request, context)
+        return admin_service_pb2.DrainResponse(calls_under_way=self.under_way)

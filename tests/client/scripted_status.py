@@ -10,10 +10,13 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 CODES = {
+    "UNAUTHENTICATED": "UNAUTHENTICATED",
+    "PERMISSION_DENIED": "PERMISSION_DENIED",
     "INVALID_PARAMETER": "INVALID_ARGUMENT",
     "IMAGE_UNDECODABLE": "INVALID_ARGUMENT",
     "IMAGE_TOO_LARGE": "INVALID_ARGUMENT",
     "MODEL_NOT_FOUND": "NOT_FOUND",
+    "CONFIGURATION_INVALID": "FAILED_PRECONDITION",
     "METHOD_UNSUPPORTED": "FAILED_PRECONDITION",
     "NOT_FINITE": "FAILED_PRECONDITION",
     "IMAGE_MISSING": "FAILED_PRECONDITION",
@@ -31,11 +34,19 @@ Act = Callable[[grpc.ServicerContext], None]
 
 
 def status(
-    reason: str, message: str = "why", *, field: str = "", retry_after: float | None = None
+    reason: str,
+    message: str = "why",
+    *,
+    field: str = "",
+    retry_after: float | None = None,
+    request_id: str = "",
 ) -> status_pb2.Status:
     """A status as the server makes it."""
     result = status_pb2.Status(code=code_pb2.Code.Value(CODES[reason]), message=message)
-    result.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain="pairlens"))
+    info = error_details_pb2.ErrorInfo(reason=reason, domain="pairlens")
+    if request_id:
+        info.metadata["request_id"] = request_id
+    result.details.add().Pack(info)
     if field:
         bad = error_details_pb2.BadRequest()
         bad.field_violations.add(field=field, description=message)

@@ -2,15 +2,15 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
 
 from pairlens import Client, PairFailure, PairMatch, Rendering, errors
-from pairlens._transport import MAX_QUEUE_ATTEMPTS, Deadline, call
+from pairlens._steps import Deadline, Rpc
+from pairlens._transport import MAX_QUEUE_ATTEMPTS, call
 from pairlens.v1 import common_pb2, explanation_service_pb2, model_service_pb2
-from tests.client.scripted import Running, Scripted, fails, png, rpc_status, status
+from tests.client.scripted import Running, Scripted, fails, png
 
 EXPLAIN = explanation_service_pb2.ExplainRequest
 PAIR = explanation_service_pb2.PairSimilarityRequest
@@ -178,25 +178,6 @@ def test_out_of_memory_is_not_tried_again(client: Client, service: Scripted):
     assert len(service.calls) == 1
 
 
-class _Refusal(grpc.RpcError, grpc.Call):
-    """A failed call without a channel."""
-
-    def __init__(self, retry_after: float | None) -> None:
-        self.status = status("QUEUE_FULL", retry_after=retry_after)
-
-    def code(self):
-        return grpc.StatusCode.RESOURCE_EXHAUSTED
-
-    def details(self):
-        return self.status.message
-
-    def trailing_metadata(self):
-        return rpc_status.to_status(self.status).trailing_metadata
-
-
-_Refusal.__abstractmethods__ = frozenset()
-
-
 @pytest.mark.parametrize(
     ("retry_after", "waits"),
     [
@@ -205,15 +186,14 @@ _Refusal.__abstractmethods__ = frozenset()
     ],
 )
 def test_repetitions_are_bounded_and_jittered(retry_after: float | None, waits: list[float]):
-    attempts, slept = [], []
-
-    def rpc(request: object, *, timeout: float, metadata: object, wait_for_ready: bool) -> object:
-        attempts.append(timeout)
-        raise _Refusal(retry_after)
-
+    steps = call(lambda stubs: stubs.models.ListModels, LIST(), Deadline(60), jitter=lambda: 1.0)
+    slept, refusal = [], errors.QueueFullError("full", retry_after=retry_after)
+    assert isinstance(next(steps), Rpc)
+    for _ in range(MAX_QUEUE_ATTEMPTS - 1):
+        slept.append(steps.throw(refusal).seconds)
+        assert isinstance(next(steps), Rpc)
     with pytest.raises(errors.QueueFullError):
-        call(rpc, "request", Deadline(60), target="t", sleep=slept.append, jitter=lambda: 1.0)
-    assert len(attempts) == MAX_QUEUE_ATTEMPTS
+        steps.throw(refusal)
     assert slept == pytest.approx(waits)
 
 
@@ -294,7 +274,7 @@ def test_closing_ends_calls_under_way(server: Running, service: Scripted):
     service.script.append(lambda _: release.wait(5) and None)
     client = Client(server.target, timeout=10)
     threading.Timer(0.3, client.close).start()
-    with pytest.raises(errors.PairlensError) as caught:
+    with pytest.raises(errors.PairlensError, match="the client is closed") as caught:
         client.explain(png(), model="vit")
     release.set()
     assert caught.value.code == "CANCELLED"

@@ -4,15 +4,18 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
-from pairlens import Client, Rendering, errors
-from pairlens.v1 import explanation_service_pb2
+from pairlens import Client, Rendering, _failures, errors
+from pairlens.v1 import explanation_service_pb2, model_service_pb2, model_service_pb2_grpc
 from tests.client.scripted import CODES, Scripted, fails, png, status
 
 CLASSES = {
+    "UNAUTHENTICATED": errors.UnauthenticatedError,
+    "PERMISSION_DENIED": errors.PermissionDeniedError,
     "INVALID_PARAMETER": errors.InvalidParameterError,
     "IMAGE_UNDECODABLE": errors.ImageUndecodableError,
     "IMAGE_TOO_LARGE": errors.ImageTooLargeError,
     "MODEL_NOT_FOUND": errors.ModelNotFoundError,
+    "CONFIGURATION_INVALID": errors.ConfigurationInvalidError,
     "METHOD_UNSUPPORTED": errors.MethodUnsupportedError,
     "NOT_FINITE": errors.NotFiniteError,
     "IMAGE_MISSING": errors.ImageMissingError,
@@ -32,7 +35,7 @@ def test_every_reason_of_the_contract_has_a_class():
 
 @pytest.mark.parametrize("reason", CODES)
 def test_status_becomes_its_class(reason: str):
-    made = errors.from_status(status(reason, "what", field="candidates[3]", retry_after=1.25))
+    made = _failures.from_status(status(reason, "what", field="candidates[3]", retry_after=1.25))
     assert type(made) is CLASSES[reason]
     assert (made.code, made.reason, made.message) == (CODES[reason], reason, "what")
     assert (made.field, made.retry_after) == ("candidates[3]", 1.25)
@@ -68,7 +71,9 @@ def test_unavailable_is_repeated_and_then_raised(client: Client, service: Script
         (grpc.StatusCode.DEADLINE_EXCEEDED, errors.DeadlineExceededError),
         (grpc.StatusCode.UNIMPLEMENTED, errors.UnimplementedError),
         (grpc.StatusCode.INTERNAL, errors.InternalError),
-        (grpc.StatusCode.UNAUTHENTICATED, errors.PairlensError),
+        (grpc.StatusCode.UNAUTHENTICATED, errors.UnauthenticatedError),
+        (grpc.StatusCode.PERMISSION_DENIED, errors.PermissionDeniedError),
+        (grpc.StatusCode.ABORTED, errors.PairlensError),
     ],
 )
 def test_codes_without_details(client: Client, service: Scripted, code, expected):
@@ -106,7 +111,7 @@ def test_reason_of_another_domain_is_not_ours():
     foreign = status_pb2.Status(code=3, message="what")
     info = error_details_pb2.ErrorInfo(reason="MODEL_NOT_FOUND", domain="googleapis.com")
     foreign.details.add().Pack(info)
-    made = errors.from_status(foreign)
+    made = _failures.from_status(foreign)
     assert type(made) is errors.InvalidParameterError
     assert made.reason == ""
 
@@ -114,14 +119,14 @@ def test_reason_of_another_domain_is_not_ours():
 def test_a_broken_detail_leaves_the_others():
     broken = status("QUEUE_FULL", retry_after=0.5)
     broken.details.add(type_url="type.googleapis.com/google.rpc.BadRequest", value=b"\xff")
-    made = errors.from_status(broken)
+    made = _failures.from_status(broken)
     assert (type(made), made.retry_after, made.field) == (errors.QueueFullError, 0.5, "")
 
 
 def test_unknown_reason_and_code_still_make_an_error():
     newer = status_pb2.Status(code=77)
     newer.details.add().Pack(error_details_pb2.ErrorInfo(reason="NEWER", domain="pairlens"))
-    made = errors.from_status(newer)
+    made = _failures.from_status(newer)
     assert type(made) is errors.PairlensError
     assert (made.code, made.reason) == ("UNKNOWN", "NEWER")
     assert made.message
@@ -152,8 +157,62 @@ def test_no_server_names_the_target():
     assert caught.value.code == "UNAVAILABLE"
 
 
+def test_request_id_of_an_error_of_the_server(client: Client, service: Scripted):
+    service.script.append(fails("METHOD_UNSUPPORTED", "what", request_id="r-1"))
+    with pytest.raises(errors.MethodUnsupportedError, match=r"^what$") as caught:
+        client.list_models()
+    assert caught.value.request_id == "r-1"
+
+
+@pytest.mark.parametrize("detailed", [True, False])
+def test_request_id_of_what_says_it_only_behind_the_answer(
+    client: Client, service: Scripted, detailed: bool
+):
+    def act(context: grpc.ServicerContext) -> None:
+        context.set_trailing_metadata((("other", "x"), ("x-request-id", "r-2")))
+        context.abort(grpc.StatusCode.NOT_FOUND, "by a proxy")
+
+    def act_with_details(context: grpc.ServicerContext) -> None:
+        details = status("MODEL_NOT_FOUND", "gone").SerializeToString()
+        context.set_trailing_metadata(
+            (("x-request-id", "r-2"), ("grpc-status-details-bin", details))
+        )
+        context.abort(grpc.StatusCode.NOT_FOUND, "gone")
+
+    service.script.append(act_with_details if detailed else act)
+    with pytest.raises(errors.PairlensError) as caught:
+        client.list_models()
+    assert caught.value.request_id == "r-2"
+    assert "r-2" not in caught.value.message
+    assert isinstance(caught.value, errors.ModelNotFoundError) == detailed
+
+
+def test_request_id_is_empty_where_no_server_answered():
+    with (
+        Client("127.0.0.1:1", timeout=10) as client,
+        pytest.raises(errors.UnavailableError) as caught,
+    ):
+        client.list_models()
+    assert caught.value.request_id == ""
+
+
+async def test_errors_of_asyncio_are_the_same(server, service: Scripted):
+    service.script.append(
+        fails("QUEUE_FULL", "full", field="image", retry_after=1.5, request_id="r-3")
+    )
+    async with grpc.aio.insecure_channel(server.target) as channel:
+        stub = model_service_pb2_grpc.ModelServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.ListModels(model_service_pb2.ListModelsRequest(), timeout=10)
+    made = _failures.from_rpc(caught.value, target=server.target, timeout=10)
+    assert type(made) is errors.QueueFullError
+    assert (made.message, made.code, made.reason) == ("full", "RESOURCE_EXHAUSTED", "QUEUE_FULL")
+    assert (made.field, made.retry_after, made.request_id) == ("image", 1.5, "r-3")
+
+
 def test_errors_survive_pickling():
-    error = errors.QueueFullError("full", reason="QUEUE_FULL", retry_after=0.5)
+    error = errors.QueueFullError("full", reason="QUEUE_FULL", retry_after=0.5, request_id="r-4")
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is errors.QueueFullError
     assert (copy.message, copy.reason, copy.retry_after) == ("full", "QUEUE_FULL", 0.5)
+    assert copy.request_id == "r-4"

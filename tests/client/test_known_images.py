@@ -47,15 +47,15 @@ def test_memory_is_bounded():
     assert after < full + 200 * 1000  # the first thousand were made before
 
 
-def test_a_claim_is_one_threads_and_ends_with_its_block():
+def test_a_claim_is_one_calls_and_ends_with_its_block():
     claims = Claims()
     with claims.taken(["a", "b"]) as (mine, others):
         assert (mine, others) == ({"a", "b"}, [])
         with claims.taken(["b", "c"]) as (second, waits):
             assert second == {"c"}
-            (event,) = waits
-            assert not event.is_set()
-    assert event.is_set()
+            (other,) = waits
+            assert not other.done()
+    assert other.done()
     with claims.taken(["a", "b", "c"]) as (mine, others):
         assert (mine, others) == ({"a", "b", "c"}, [])
 

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from google.rpc import error_details_pb2
 
 from pairlens import (
     Client,
@@ -17,7 +18,8 @@ from pairlens import (
     Rendering,
     SimilarTo,
     StoredImage,
-    errors,
+    UnimplementedError,
+    _failures,
 )
 from pairlens._json import to_json
 from pairlens.v1 import common_pb2, explanation_service_pb2
@@ -121,7 +123,7 @@ def test_an_old_server_takes_none():
         with Client(old.target, timeout=10) as client:
             with pytest.raises(InvalidParameterError, match="image is empty"):
                 client.explain(stored(png()), model="vit")
-            with pytest.raises(errors.UnimplementedError, match="does not offer this call"):
+            with pytest.raises(UnimplementedError, match="does not offer this call"):
                 client.cache_stats()
     finally:
         old.stop()
@@ -129,16 +131,16 @@ def test_an_old_server_takes_none():
 
 def test_at_most_16_are_named_and_odd_ones_left_out():
     digest = common_pb2.Digest(sha256=bytes(32), size_bytes=7)
-    made = errors.from_status(missing_status([(f"images[{n}]", digest) for n in range(20)]))
+    made = _failures.from_status(missing_status([(f"images[{n}]", digest) for n in range(20)]))
     assert isinstance(made, ImageMissingError)
     assert len(made.missing) == 16
     assert made.missing[15] == MissingImage("images[15]", "0" * 64, 7)
     odd = missing_status([("image", digest)])
     failure = odd.details[-1]
-    unmet = errors.error_details_pb2.PreconditionFailure()
+    unmet = error_details_pb2.PreconditionFailure()
     failure.Unpack(unmet)
     unmet.violations.add(type="OTHER", subject="images/00/1", description="x")
     unmet.violations.add(type="MISSING", subject="models/00/1", description="x")
     unmet.violations.add(type="MISSING", subject="images/00", description="x")
     failure.Pack(unmet)
-    assert errors.from_status(odd).missing == (MissingImage("image", "0" * 64, 7),)
+    assert _failures.from_status(odd).missing == (MissingImage("image", "0" * 64, 7),)

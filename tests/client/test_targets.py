@@ -1,10 +1,17 @@
+import os
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pairlens import Client, EncodedImage, SimilarTo
-from pairlens.errors import ImageFileError, InvalidParameterError, MethodUnsupportedError
+from pairlens.errors import (
+    DeadlineExceededError,
+    ImageFileError,
+    InvalidParameterError,
+    MethodUnsupportedError,
+)
 from pairlens.v1 import common_pb2, explanation_service_pb2
 from tests.client.scripted import Scripted, png
 
@@ -86,6 +93,25 @@ def test_the_default_method_is_that_of_similarities(client: Client, service: Scr
     client.list_models()
     with pytest.raises(MethodUnsupportedError, match="no model gives a method"):
         client.explain(png(), target=target)
+
+
+class SlowPath(os.PathLike):
+    """A path on a disk that takes its time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __fspath__(self) -> str:
+        time.sleep(0.4)
+        return str(self.path)
+
+
+def test_reading_the_gallery_counts(client: Client, tmp_path: Path):
+    (tmp_path / "cat.png").write_bytes(png())
+    gallery = [SlowPath(tmp_path / "cat.png")]
+    client.list_models()
+    with pytest.raises(DeadlineExceededError, match=r"within 0\.3 s"):
+        client.class_similarity(png(), gallery, model="cnn", timeout=0.3)
 
 
 def test_class_similarity(client: Client, service: Scripted):

@@ -64,7 +64,7 @@ def test_replicas_without_a_common_store_get_files_along(server: Running):
     try:
         with Client(f"ipv4:{server.target},{other.target}", timeout=10) as client:
             now = [time.monotonic()]
-            client._uploads._clock = lambda: now[0]
+            client._calls._uploads._clock = lambda: now[0]
             client.wait_ready()
             while not other.service.calls or not server.service.calls:
                 client.list_models()  # until both are connected
@@ -144,7 +144,8 @@ def test_a_server_that_stops_keeping_images(client: Client, service: Scripted):
 
 def test_a_server_that_takes_uploads_after_all(client: Client, service: Scripted):
     now = [time.monotonic()]
-    client._uploads._clock = client._uploads._remote._clock = lambda: now[0]
+    uploads = client._calls._uploads
+    uploads._clock = uploads._remote._clock = lambda: now[0]
     service.limits.keeps_images = False
     client.explain(large(), model="vit")
     service.limits.keeps_images = True

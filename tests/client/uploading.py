@@ -11,6 +11,7 @@ SCORE = explanation_service_pb2.ScoreSaliencyRequest
 FIND = image_service_pb2.FindMissingImagesRequest
 UPLOAD = image_service_pb2.UploadImagesRequest
 DETAILS = model_service_pb2.GetModelRequest
+LIST = model_service_pb2.ListModelsRequest
 
 
 def large(number: int = 0) -> bytes:

@@ -10,6 +10,7 @@ import grpc
 import pytest
 import yaml
 from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.contract.support import Failure, Stubs, failure_of_rpc, png
 from tests.server_process import MODELS, server_process, write_models
@@ -77,16 +78,61 @@ def test_overload_then_drain(models, tmp_path):
         assert "ready on 127.0.0.1:" in server.read_log()
 
 
-def test_a_signal_while_it_warms_up_ends_it_at_once(tmp_path):
+@pytest.fixture
+def slow_models(tmp_path):
     (small,) = [model for model in MODELS if model["name"] == "tiny-vit"]
     # Small patches and many blocks: the roll-out of the warm-up takes seconds.
     options = {**small["architecture_options"], "patch_size": 4, "depth": 24}
     slow = {**small, "architecture_options": options, "preprocessing": {"size": 160}}
     path = tmp_path / "models.yaml"
     path.write_text(yaml.safe_dump({"models": [slow]}))
-    with server_process(path, tmp_path / "log.txt") as server:
-        server.listening()
+    return path
+
+
+def test_a_server_that_loads_answers_that_it_does(slow_models, tmp_path):
+    flags = ("--metrics-listen", "127.0.0.1:0")
+    with server_process(slow_models, tmp_path / "log.txt", *flags) as server:
+        stubs = Stubs(server.listening())
+        server.metrics_address()
+        for call in (stubs.list_models, stubs.explain):
+            with pytest.raises(grpc.RpcError) as caught:
+                call()
+            found = failure_of_rpc(caught.value)
+            assert (found.code, found.reason) == ("UNAVAILABLE", "NOT_READY")
+            assert found.detail(error_details_pb2.RetryInfo).retry_delay.seconds == 1
+        health = health_pb2_grpc.HealthStub(stubs.channel)
+        assert (
+            health.Check(health_pb2.HealthCheckRequest(), timeout=10).status
+            == health_pb2.HealthCheckResponse.NOT_SERVING
+        )
+        assert server.get("/livez")[0] == 200
+        assert server.get("/readyz")[0] == 503
+        assert "ready on" not in server.read_log()
+        stubs.channel.close()
+
+
+def test_a_server_that_serves_is_ready(models, tmp_path):
+    flags = ("--metrics-listen", "127.0.0.1:0")
+    with server_process(models, tmp_path / "log.txt", *flags) as server:
+        stubs = Stubs(server.listening())
+        server.metrics_address()
+        server.serving()
+        assert server.get("/readyz")[0] == 200
+        health = health_pb2_grpc.HealthStub(stubs.channel)
+        listed = health.List(health_pb2.HealthListRequest(), timeout=10).statuses
+        assert {"", "models/tiny-vit", "pairlens.v1.ExplanationService"} <= set(listed)
+        serving = health_pb2.HealthCheckResponse.SERVING
+        assert {found.status for found in listed.values()} == {serving}
+        stubs.channel.close()
         assert server.stop() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_it_loads_ends_it_at_once(slow_models, tmp_path, number):
+    with server_process(slow_models, tmp_path / "log.txt") as server:
+        server.listening()
+        server.process.send_signal(number)
+        assert server.process.wait(10) == 0
         # It was not done with the warm-up, and the signal did not wait for that.
         assert "ready on" not in server.read_log()
 

@@ -124,6 +124,8 @@ def test_limits_are_those_of_the_flags(server):
         max_copies=10_000,
         max_digests=1000,
         max_queued_cost=512,
+        max_concurrent_streams=256,
+        max_bytes_under_way=2**30,
         keeps_images=True,
         image_formats=["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"],
     )

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pairlens_server.engine.engine import Engine, EngineSettings
+from pairlens_server.engine.warm_up import warm_up
 from pairlens_server.errors import (
     DeadlineUnreachableError,
     DrainingError,
@@ -141,8 +142,7 @@ async def test_nothing_is_served_before_the_models_are_loaded():
 async def test_warm_up_runs_every_method_of_every_model():
     models = [vit(), vit(pooling="token", classes=0), resnet()]
     engine = Engine(EngineSettings())
-    await engine.start(lambda: models)
-    await engine.warm_up()
+    await warm_up(engine, await engine.start(lambda: models))
     assert engine.healthy
     await engine.stop()
     assert not engine.healthy

@@ -85,5 +85,5 @@ def test_one_outlier_leaves_the_margin_as_it_is():
 
 def test_all_can_be_forgotten():
     estimates = measured((4.0, 2.0))
-    estimates.forget()
+    estimates.forget("m")
     assert estimates.seconds("m", 4.0, 0.0) is None

@@ -56,7 +56,8 @@ class Caller:
 
     def __init__(self, target: str, name: str = "tests"):
         # Retries would hide what the tests want to see.
-        self.channel = grpc.insecure_channel(target, options=[("grpc.enable_retries", 0)])
+        options = [("grpc.enable_retries", 0), ("grpc.max_receive_message_length", -1)]
+        self.channel = grpc.insecure_channel(target, options=options)
         self._explanations = explanation_service_pb2_grpc.ExplanationServiceStub(self.channel)
         self._images = image_service_pb2_grpc.ImageServiceStub(self.channel)
         self._admin = admin_service_pb2_grpc.AdminServiceStub(self.channel)

@@ -178,6 +178,16 @@ def test_truncated_files(file_format: str, kept: float) -> None:
     assert_refused(data[: int(len(data) * kept)], ImageUndecodableError, "broken|cut short")
 
 
+def test_a_broken_fax_fills_no_log(capfd) -> None:
+    """libtiff would write a line to stderr for each row that it cannot read."""
+    rows = np.random.default_rng(0).integers(0, 2, (500, 64), dtype=np.uint8) * 255
+    data = bytearray(encoded(Image.fromarray(rows).convert("1"), "TIFF", compression="group4"))
+    for at in range(20, len(data) - 200, 5):
+        data[at] ^= 0x55
+    assert_decoded_or_refused(bytes(data))
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(
     "exif", [b"Exif\0\0", b"Exif\0\0garbage", b"Exif\0\0MM\0*\xff\xff\xff\xff"]
 )

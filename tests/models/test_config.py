@@ -114,7 +114,18 @@ def test_random_twins_count_as_names(tmp_path: Path, other: dict[str, Any]) -> N
     assert re.search(twice, refusal(write(tmp_path, *reversed(entries))))
 
 
-@pytest.mark.parametrize("text", ["", "models: []", "models: {a: 1}", "- 1", "models: [1]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "models: []",
+        "models: {a: 1}",
+        "- 1",
+        "models: [1]",
+        "models: !!set {a}",
+        "a: 2020-13-45",
+    ],
+)
 def test_wrong_shape_of_the_file(tmp_path: Path, text: str) -> None:
     path = tmp_path / "models.yaml"
     path.write_text(text)
@@ -127,7 +138,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
     path.write_text("models: [")
     assert "no YAML" in refusal(path)
     path.write_bytes(b"\xff\xfe\x00")
-    assert "no YAML" in refusal(path)
+    assert "no UTF-8" in refusal(path)
 
 
 def test_yaml_tags_build_no_objects(tmp_path: Path) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -36,6 +40,83 @@ def test_models_keep_their_order(model: LoadedModel) -> None:
 def test_names_are_unique(model: LoadedModel) -> None:
     with pytest.raises(ConfigurationError, match="named m"):
         ModelRegistry([model, model])
+
+
+async def ended(task: asyncio.Task[None]) -> bool:
+    for _ in range(5):
+        await asyncio.sleep(0)
+    return task.done()
+
+
+async def test_a_call_sees_the_models_of_its_beginning_to_its_end(model: LoadedModel) -> None:
+    old, new, other = (replace(model, name=name) for name in ("a", "a", "b"))
+    registry = ModelRegistry([old])
+    with registry.call():
+        registry.serve([new, other])
+        assert registry.get("a") is old
+        # So do the tasks and threads of the call.
+        assert await asyncio.create_task(_names(registry)) == ("a",)
+        assert await asyncio.to_thread(registry.all) == (old,)
+    assert registry.get("a") is new
+    assert registry.names() == ("a", "b")
+
+
+async def _names(registry: ModelRegistry) -> tuple[str, ...]:
+    return registry.names()
+
+
+async def test_a_model_is_unused_once_the_calls_that_see_it_have_ended(model: LoadedModel) -> None:
+    first, second, third = (replace(model, name="a") for _ in range(3))
+    registry = ModelRegistry([first])
+    with contextlib.ExitStack() as early:
+        early.enter_context(registry.call())
+        registry.serve([second])
+        with contextlib.ExitStack() as late:
+            late.enter_context(registry.call())
+            registry.serve([third])
+            # Of which there are calls, too, and which is waited for by nobody.
+            with registry.call():
+                waits = [asyncio.create_task(registry.unused([m])) for m in (first, second)]
+                assert not await ended(waits[0])
+                assert not await ended(waits[1])
+                late.close()
+                assert await ended(waits[1])
+                assert not await ended(waits[0])
+                early.close()
+                assert await ended(waits[0])
+    await registry.unused([first, second])
+
+
+async def test_nothing_keeps_a_model_that_is_no_longer_served(model: LoadedModel) -> None:
+    old = replace(model, name="a")
+    gone = weakref.ref(old)
+    registry = ModelRegistry([old])
+    left_behind = asyncio.Event()
+    with registry.call():
+        # Such as a writer that goes on for all calls.
+        task = asyncio.create_task(left_behind.wait())
+        registry.serve([model])
+    del old
+    gc.collect()
+    assert gone() is None
+    left_behind.set()
+    await task
+
+
+async def test_a_task_that_outlives_its_call_sees_what_is_served(model: LoadedModel) -> None:
+    old, new = (replace(model, name="a") for _ in range(2))
+    registry, go_on = ModelRegistry([old]), asyncio.Event()
+
+    async def look() -> LoadedModel:
+        await go_on.wait()
+        return registry.get("a")
+
+    with registry.call():
+        task = asyncio.create_task(look())
+        await asyncio.sleep(0)
+    registry.serve([new])
+    go_on.set()
+    assert await task is new
 
 
 def test_unknown_model_names_near_ones(model: LoadedModel) -> None:

@@ -1,10 +1,12 @@
-"""AdminService: the cache's numbers and its emptying."""
+"""AdminService: the cache's numbers and its emptying, reloads, and the server's end."""
 
 from __future__ import annotations
 
 from dataclasses import fields
 
+import grpc
 import pytest
+from google.rpc import error_details_pb2
 
 from pairlens.v1 import admin_service_pb2, common_pb2
 from pairlens_server.cache.policy import CachePolicy
@@ -16,8 +18,9 @@ from pairlens_server.cache.stats import (
     RedisState,
     RedisStats,
 )
-from pairlens_server.errors import InvalidParameterError
+from pairlens_server.errors import ConfigurationInvalidError, InvalidParameterError
 from pairlens_server.rpc.admin_servicer import AdminServicer
+from pairlens_server.service.model_changes import ChangeKind, ModelChange
 
 MEMORY = KindStats(*range(1, 10))
 REDIS = KindStats(hits=11, misses=12, corrupt=13, stored=14, dropped=15)
@@ -37,14 +40,21 @@ class UseCases:
         return self._answer
 
 
+def servicer(use_cases, changes=(), under_way=0):
+    async def reload():
+        return changes
+
+    return AdminServicer(use_cases, reload=reload, drain=lambda: under_way)
+
+
 async def stats(answer):
     request = admin_service_pb2.GetCacheStatsRequest()
-    return await AdminServicer(UseCases(answer)).GetCacheStats(request, None)
+    return await servicer(UseCases(answer)).GetCacheStats(request, None)
 
 
 async def clear(use_cases, **asked):
     request = admin_service_pb2.ClearCacheRequest(**asked)
-    return await AdminServicer(use_cases).ClearCache(request, None)
+    return await servicer(use_cases).ClearCache(request, None)
 
 
 async def test_every_number_has_its_field():
@@ -101,6 +111,7 @@ async def test_a_server_without_redis_says_so():
     [
         (admin_service_pb2.CacheKind, CacheKind),
         (admin_service_pb2.RedisState, RedisState),
+        (admin_service_pb2.ModelChangeKind, ChangeKind),
         (common_pb2.CachePolicy, CachePolicy),
     ],
 )
@@ -150,3 +161,33 @@ async def test_kinds_that_are_none(kinds, path):
         await clear(use_cases, kinds=kinds)
     assert caught.value.field == path
     assert not hasattr(use_cases, "asked")
+
+
+async def test_what_became_of_models():
+    why = ConfigurationInvalidError("model 'b': b.pth: no such file")
+    changes = (
+        ModelChange("a", ChangeKind.REPLACED, "f00"),
+        ModelChange("b", ChangeKind.FAILED, "ba2", why),
+        ModelChange("c", ChangeKind.REMOVED),
+    )
+    request = admin_service_pb2.ReloadModelsRequest()
+    answer = await servicer(None, changes).ReloadModels(request, None)
+    told = [(c.model, admin_service_pb2.ModelChangeKind.Name(c.change)) for c in answer.changes]
+    assert told == [
+        ("a", "MODEL_CHANGE_KIND_REPLACED"),
+        ("b", "MODEL_CHANGE_KIND_FAILED"),
+        ("c", "MODEL_CHANGE_KIND_REMOVED"),
+    ]
+    assert [c.fingerprint for c in answer.changes] == ["f00", "ba2", ""]
+    assert [c.HasField("error") for c in answer.changes] == [False, True, False]
+    error = answer.changes[1].error
+    assert (error.code, error.message) == (grpc.StatusCode.FAILED_PRECONDITION.value[0], str(why))
+    info = error_details_pb2.ErrorInfo()
+    assert error.details[0].Unpack(info)
+    assert info.reason == "CONFIGURATION_INVALID"
+
+
+async def test_a_drain_tells_how_many_calls_are_under_way():
+    request = admin_service_pb2.DrainRequest()
+    answer = await servicer(None, under_way=7).Drain(request, None)
+    assert answer.calls_under_way == 7

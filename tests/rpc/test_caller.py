@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from pairlens_server.rpc.caller import Caller, caller_of
+from pairlens_server.telemetry.record import CURRENT, CallRecord
 
 
 class Context:
@@ -61,6 +62,16 @@ def test_the_name_that_a_client_gives(name, expected):
 @pytest.mark.parametrize("metadata", [(), None, (("user-agent", "grpc"),)])
 def test_the_address_of_a_client_without_a_name(peer, expected, metadata):
     assert caller_of(Context(metadata, peer)).client == expected
+
+
+@pytest.mark.parametrize(("known", "expected"), [("retrieval", "retrieval"), ("", "somebody-else")])
+async def test_the_name_of_a_token_goes_before_what_a_client_calls_itself(known, expected):
+    reset = CURRENT.set(CallRecord("/pairlens.v1.ExplanationService/Explain", "id", client=known))
+    try:
+        caller = caller_of(Context((("pairlens-client", "somebody-else"),)))
+    finally:
+        CURRENT.reset(reset)
+    assert caller.client == expected
 
 
 async def test_the_deadline_in_event_loop_time():

@@ -7,6 +7,7 @@ from google.rpc import error_details_pb2
 
 from pairlens_server import errors
 from pairlens_server.rpc.errors import bug_status, to_status
+from pairlens_server.telemetry.record import CURRENT, CallRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 # Every row of the contract's list (explanation_service.proto).
@@ -24,8 +25,20 @@ ROWS = [
     (errors.DeadlineUnreachableError, "DEADLINE_EXCEEDED", "DEADLINE_UNREACHABLE"),
     (errors.NotReadyError, "UNAVAILABLE", "NOT_READY"),
     (errors.DrainingError, "UNAVAILABLE", "DRAINING"),
+    (errors.UnauthenticatedError, "UNAUTHENTICATED", "UNAUTHENTICATED"),
+    (errors.PermissionDeniedError, "PERMISSION_DENIED", "PERMISSION_DENIED"),
+    (errors.ConfigurationInvalidError, "FAILED_PRECONDITION", "CONFIGURATION_INVALID"),
     (errors.PairlensError, "INTERNAL", "INTERNAL"),
 ]
+
+
+@pytest.fixture
+def call():
+    """A call with the longest id."""
+    made = CallRecord("/pairlens.v1.ExplanationService/Explain", "i" * 64)
+    reset = CURRENT.set(made)
+    yield made
+    CURRENT.reset(reset)
 
 
 def unpacked(status, kind):
@@ -90,6 +103,12 @@ def test_the_field_at_fault_is_named(kind):
     assert dict(info.metadata) == {"field": "candidates[3]"}
 
 
+def test_within_a_call_its_id_is_told(call):
+    error = errors.QueueFullError("no", field="image")
+    (info,) = unpacked(to_status(error), error_details_pb2.ErrorInfo)
+    assert dict(info.metadata) == {"field": "image", "request_id": call.request_id}
+
+
 @pytest.mark.parametrize(
     "kind", [errors.QueueFullError, errors.OutOfMemoryError, errors.NotReadyError]
 )
@@ -141,7 +160,7 @@ def test_missing_pictures_are_the_violations():
 
 
 @pytest.mark.parametrize("character", ["x", "%", "猫", "🐈"])
-def test_any_number_of_missing_pictures_fits_into_the_metadata_of_grpc(character):
+def test_any_number_of_missing_pictures_fits_into_the_metadata_of_grpc(character, call):
     missing = [errors.MissingImage(character * 1000, SHA256, 2**63) for _ in range(65)]
     status = to_status(errors.ImageMissingError(missing))
     (failure,) = unpacked(status, error_details_pb2.PreconditionFailure)
@@ -153,7 +172,7 @@ def test_any_number_of_missing_pictures_fits_into_the_metadata_of_grpc(character
     assert percent_encoded + base64 < 8000
 
 
-def test_the_longest_field_of_an_error_fits_too():
+def test_the_longest_field_of_an_error_fits_too(call):
     error = errors.ModelNotFoundError("猫" * 20_000, field="f" * 5000, retry_after_s=1e6)
     status = to_status(error, model="猫" * 20_000)
     assert 3 * len(status.message.encode()) + status.ByteSize() * 4 / 3 < 8000
@@ -173,11 +192,19 @@ def test_a_bug_tells_the_caller_an_id_and_the_log_everything(caplog):
     assert status.code == grpc.StatusCode.INTERNAL.value[0]
     (info,) = unpacked(status, error_details_pb2.ErrorInfo)
     assert info.reason == "INTERNAL"
-    assert info.metadata["id"] in status.message
+    assert info.metadata["request_id"] in status.message
     assert "secret" not in str(status)
-    assert info.metadata["id"] in caplog.text
+    assert info.metadata["request_id"] in caplog.text
     assert "a secret path" in caplog.text
     assert "ExplanationService/Explain" in caplog.text
+
+
+def test_a_bug_within_a_call_is_known_by_its_id(call, caplog):
+    status = bug_status(ValueError(), call.rpc)
+    (info,) = unpacked(status, error_details_pb2.ErrorInfo)
+    assert dict(info.metadata) == {"request_id": call.request_id}
+    assert call.request_id in status.message
+    assert call.request_id in caplog.text
 
 
 def test_ids_differ():

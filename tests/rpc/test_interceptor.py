@@ -1,6 +1,9 @@
 """The interceptor before servicers that a test decides, on a real connection."""
 
 import asyncio
+import re
+import sys
+import time
 from collections.abc import AsyncIterator, Callable
 
 import grpc
@@ -21,9 +24,13 @@ from pairlens_server.errors import (
     MissingImage,
     ModelNotFoundError,
     NotReadyError,
+    PairlensError,
+    UnauthenticatedError,
 )
-from pairlens_server.rpc.interceptor import CallInterceptor, Gate
+from pairlens_server.rpc.auth import Authorizer
+from pairlens_server.rpc.gate import Gate
 from pairlens_server.rpc.server import SERVICES, RpcServer, Servicers
+from pairlens_server.telemetry.record import CallRecord, Stage, current_call, name_call
 
 
 class Scripted(model_service_pb2_grpc.ModelServiceServicer):
@@ -35,6 +42,7 @@ class Scripted(model_service_pb2_grpc.ModelServiceServicer):
         self.go_on = asyncio.Event()
         self.go_on.set()
         self.cancelled = asyncio.Event()
+        self.answer: object = model_service_pb2.GetModelResponse()
 
     async def GetModel(self, request, context):  # noqa: N802
         self.entered.set()
@@ -44,19 +52,50 @@ class Scripted(model_service_pb2_grpc.ModelServiceServicer):
             self.cancelled.set()
             raise
         self.act()
-        return model_service_pb2.GetModelResponse()
+        return self.answer
+
+
+class Decided(Authorizer):
+    """Says what the test says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = ""
+        self.error: PairlensError | None = None
+        self.forget_after = sys.maxsize
+        self.asked: list[str] = []
+
+    def check(self, method, metadata, auth_context):
+        self.asked.append(method)
+        if self.error is not None and len(self.asked) <= self.forget_after:
+            raise self.error
+        return self.name
 
 
 class Bench:
     def __init__(self) -> None:
         self.servicer = Scripted()
-        self.server = RpcServer(1_000_000)
+        self.calls: list[tuple[CallRecord, str, float]] = []
+        self.told = lambda *call: self.calls.append(call)
+        self.authorizer = Decided()
+        self.server = RpcServer(
+            1_000_000,
+            authorizer=self.authorizer,
+            call_ended=lambda *call: self.told(*call),
+        )
         self.target = self.server.bind("127.0.0.1:0")
         self.channel = grpc.aio.insecure_channel(self.target)
         self.models = model_service_pb2_grpc.ModelServiceStub(self.channel)
         self.health = health_pb2_grpc.HealthStub(self.channel)
 
-    def get(self, model: str = "m", timeout: float = 5) -> grpc.aio.UnaryUnaryCall:
+    async def ended(self, expected: list[tuple[str, str]]) -> None:
+        """Wait until calls have ended with these codes and reasons."""
+        end_s = time.monotonic() + 5
+        while len(self.calls) < len(expected) and time.monotonic() < end_s:
+            await asyncio.sleep(0.01)
+        assert [(code, record.reason) for record, code, _ in self.calls] == expected
+
+    def get(self, model: str = "m", timeout: float | None = 5) -> grpc.aio.UnaryUnaryCall:
         return self.models.GetModel(model_service_pb2.GetModelRequest(model=model), timeout=timeout)
 
     async def failure(self, model: str = "m") -> tuple[grpc.StatusCode, str, list]:
@@ -87,12 +126,12 @@ async def loading() -> AsyncIterator[Bench]:
     yield bench
     bench.servicer.go_on.set()
     await bench.channel.close()
-    await bench.server.drain(0)
+    await bench.server.close()
 
 
 @pytest.fixture
 async def bench(loading: Bench) -> Bench:
-    await loading.server.open()
+    loading.server.open()
     return loading
 
 
@@ -102,7 +141,7 @@ async def test_refused_until_the_server_is_open(loading):
     assert details[1].Is(error_details_pb2.RetryInfo.DESCRIPTOR)
     for name in ("", *SERVICES):
         assert await loading.health_of(name) == health_pb2.HealthCheckResponse.NOT_SERVING
-    await loading.server.open()
+    loading.server.open()
     await loading.get()
     for name in ("", *SERVICES):
         assert await loading.health_of(name) == health_pb2.HealthCheckResponse.SERVING
@@ -207,6 +246,7 @@ async def test_draining_cuts_off_what_takes_too_long(bench):
     under_way = bench.get()
     await asyncio.wait_for(bench.servicer.entered.wait(), 5)
     await asyncio.wait_for(bench.server.drain(0.05), 5)
+    await bench.server.close()
     with pytest.raises(grpc.aio.AioRpcError):
         await under_way
 
@@ -222,7 +262,7 @@ async def test_a_host_that_is_not_there_is_told():
 
 
 async def test_the_gate_counts():
-    gate = Gate()
+    gate = Gate(1000)
     with pytest.raises(NotReadyError), gate.admitted():
         pass
     gate.open()
@@ -239,29 +279,202 @@ async def test_the_gate_counts():
     assert gate.let_in == 3
 
 
-async def test_an_answer_that_cannot_be_serialised_is_a_bug(caplog):
+async def test_an_answer_that_cannot_be_serialised_is_a_bug(bench, caplog):
     # gRPC would end the call itself, with another code and without an id.
-    async def wrong(request, context):
-        return "no message"
-
-    gate = Gate()
-    gate.open()
-    statuses = []
-
-    class Context:
-        async def abort(self, code, details, metadata):
-            statuses.append(code)
-            raise grpc.aio.AbortError
-
-    async def continuation(_details):
-        serialize = model_service_pb2.GetModelResponse.SerializeToString
-        return grpc.unary_unary_rpc_method_handler(wrong, bytes.decode, serialize)
-
-    class Details:
-        method = "/pairlens.v1.ModelService/GetModel"
-
-    handler = await CallInterceptor(gate).intercept_service(continuation, Details())
-    with pytest.raises(grpc.aio.AbortError):
-        await handler.unary_unary(b"", Context())
-    assert statuses == [grpc.StatusCode.INTERNAL]
+    bench.servicer.answer = "no message"
+    assert (await bench.failure())[:2] == (grpc.StatusCode.INTERNAL, "INTERNAL")
     assert "internal error" in caplog.text
+    await bench.ended([("INTERNAL", "INTERNAL")])
+
+
+async def test_a_request_that_cannot_be_parsed_is_told(bench):
+    call = bench.channel.unary_unary("/pairlens.v1.ModelService/GetModel")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(b"\xff\xff", timeout=5)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    await bench.ended([("INVALID_ARGUMENT", "INVALID_PARAMETER")])
+
+
+async def test_every_call_is_told_with_the_code_that_it_ended_with(bench):
+    def refuse() -> None:
+        raise InvalidParameterError("no", field="model")
+
+    def fail() -> None:
+        raise KeyError
+
+    await bench.get()
+    for act in (refuse, fail):
+        bench.servicer.act = act
+        await bench.failure()
+    bench.server.gate.close()
+    await bench.failure()
+    await bench.ended(
+        [
+            ("OK", ""),
+            ("INVALID_ARGUMENT", "INVALID_PARAMETER"),
+            ("INTERNAL", "INTERNAL"),
+            ("UNAVAILABLE", "DRAINING"),
+        ]
+    )
+    for record, _, seconds in bench.calls:
+        assert record.rpc == "/pairlens.v1.ModelService/GetModel"
+        assert record.peer == "127.0.0.1"
+        assert 0 < seconds < 5
+
+
+async def test_a_call_that_is_given_up_is_told_as_cancelled(bench):
+    bench.servicer.go_on.clear()
+    for timeout in (None, 60):
+        call = bench.get(timeout=timeout)
+        await asyncio.wait_for(bench.servicer.entered.wait(), 5)
+        bench.servicer.entered.clear()
+        call.cancel()
+    await bench.ended([("CANCELLED", "")] * 2)
+
+
+@pytest.mark.parametrize("timeout", [0.1, 0.333, 1.2345])
+async def test_a_call_whose_deadline_passes_is_told_so(bench, timeout):
+    bench.servicer.go_on.clear()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await bench.get(timeout=timeout)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    await bench.ended([("DEADLINE_EXCEEDED", "")])
+
+
+async def test_whoever_is_told_of_calls_fails_none(bench, caplog):
+    def broken(record: CallRecord, code: str, seconds: float) -> None:
+        raise ValueError("no disk")
+
+    bench.told = broken
+    await bench.get()
+    assert "no disk" in caplog.text
+
+
+async def test_what_a_request_names_is_unknown_until_it_is_known(bench):
+    await bench.get("some-model")
+    bench.servicer.act = lambda: name_call(model="real")
+    await bench.get("some-model")
+    bench.servicer.act = lambda: None
+    await bench.get("")
+    assert [record.model for record, _, _ in bench.calls] == ["unknown", "real", ""]
+
+
+async def test_the_stage_of_serialising_is_told(bench):
+    await bench.get()
+    ((record, _, _),) = bench.calls
+    assert [interval.stage for interval in record.intervals] == [Stage.ENCODE]
+
+
+async def request_ids(bench: Bench, *sent: tuple[str, str | bytes]) -> tuple[str, str]:
+    """Of the trailing metadata and of the record, of a call with some metadata."""
+    call = bench.models.GetModel(
+        model_service_pb2.GetModelRequest(model="m"), timeout=5, metadata=sent
+    )
+    await call
+    trailing = dict(await call.trailing_metadata())
+    return trailing["x-request-id"], bench.calls[-1][0].request_id
+
+
+@pytest.mark.parametrize("sent", ["a", "01HZ/abc-_:.", "x" * 64, "with a space"])
+async def test_a_request_id_is_kept(bench, sent):
+    assert await request_ids(bench, ("x-request-id", sent)) == (sent, sent)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        (),
+        (("x-request-id", ""),),
+        (("x-request-id", "x" * 65),),
+        (("x-request-id", "x" * 4000),),
+        (("x-request-id-bin", b"\n\x00"),),
+        (("x_request_id", "a"),),
+    ],
+)
+async def test_a_request_id_that_is_none_is_made(bench, sent):
+    first, second = await request_ids(bench, *sent), await request_ids(bench, *sent)
+    assert first[0] == first[1] != second[0]
+    assert re.fullmatch("[0-9a-f]{16}", first[0])
+
+
+async def test_the_first_of_several_request_ids_counts(bench):
+    ids = await request_ids(bench, ("x-request-id", "one"), ("x-request-id", "two"))
+    assert ids == ("one", "one")
+
+
+@pytest.mark.parametrize("error", [InvalidParameterError("no"), KeyError("bug")])
+async def test_a_failure_tells_its_request_id_everywhere(bench, error):
+    def fail() -> None:
+        raise error
+
+    bench.servicer.act = fail
+    call = bench.models.GetModel(
+        model_service_pb2.GetModelRequest(), timeout=5, metadata=(("x-request-id", "abc-1"),)
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    assert dict(caught.value.trailing_metadata())["x-request-id"] == "abc-1"
+    status = await asyncio.to_thread(rpc_status.from_call, caught.value)
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    assert info.metadata["request_id"] == "abc-1"
+    if isinstance(error, KeyError):
+        assert "abc-1" in status.message
+
+
+async def test_calls_side_by_side_have_records_of_their_own(bench):
+    bench.servicer.act = lambda: seen.append(current_call().request_id)
+    seen: list[str] = []
+    names = [f"call-{number}" for number in range(20)]
+    await asyncio.gather(
+        *(
+            bench.models.GetModel(
+                model_service_pb2.GetModelRequest(),
+                timeout=5,
+                metadata=(("x-request-id", name),),
+            )
+            for name in names
+        )
+    )
+    assert sorted(seen) == sorted(names)
+    assert current_call() is None
+
+
+async def test_who_calls_is_told(bench):
+    bench.authorizer.name = ""
+    await request_ids(bench, ("pairlens-client", "claims"))
+    bench.authorizer.name = "proven"
+    await request_ids(bench, ("pairlens-client", "claims"))
+    told = [(record.client, record.caller) for record, _, _ in bench.calls]
+    assert told == [("", "claims"), ("proven", "proven")]
+
+
+async def test_whoever_may_not_call_is_refused_before_the_request_is_read(bench):
+    bench.authorizer.error = UnauthenticatedError("who is it?")
+    bench.server.gate.close()  # which is not reached either
+    call = bench.channel.unary_unary("/pairlens.v1.ModelService/GetModel")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(b"\xff\xff", timeout=5)
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    # Once before its message is read, and once to refuse it.
+    assert bench.authorizer.asked == ["/pairlens.v1.ModelService/GetModel"] * 2
+    await bench.ended([("UNAUTHENTICATED", "UNAUTHENTICATED")])
+
+
+async def test_a_token_that_is_known_a_moment_later_is_not_taken_for_an_empty_request(bench):
+    """Which an administrator's ClearCache of one model would be for all."""
+    bench.authorizer.error = UnauthenticatedError("who is it?")
+    bench.authorizer.forget_after = 1
+    call = bench.channel.unary_unary("/pairlens.v1.ModelService/GetModel")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(b"", timeout=5)
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert not bench.servicer.entered.is_set()
+    await call(b"", timeout=5)
+    assert bench.servicer.entered.is_set()
+
+
+async def test_health_asks_nobody(bench):
+    bench.authorizer.error = UnauthenticatedError("who is it?")
+    assert await bench.health_of("") == health_pb2.HealthCheckResponse.SERVING
+    assert bench.calls == []

@@ -260,7 +260,14 @@ def test_the_twin_with_random_weights_is_named():
 
 def test_limits():
     limits = ServiceLimits(ImageLimits(10, 20, ("PNG",)), 3, 40, 50, 60, 7, 80, 90)
-    found = limits_message(limits, 70, max_queued_cost=100, keeps_images=True)
+    found = limits_message(
+        limits,
+        70,
+        max_queued_cost=100,
+        keeps_images=True,
+        max_concurrent_streams=110,
+        max_bytes_under_way=120,
+    )
     assert found == model_service_pb2.Limits(
         max_request_bytes=70,
         max_image_bytes=10,
@@ -274,5 +281,7 @@ def test_limits():
         max_digests=90,
         max_queued_cost=100,
         keeps_images=True,
+        max_concurrent_streams=110,
+        max_bytes_under_way=120,
         image_formats=["PNG"],
     )

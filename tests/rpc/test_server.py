@@ -62,7 +62,7 @@ async def test_the_longest_call_outlives_its_connection(monkeypatch):
     server = RpcServer(1_000_000)
     target = server.bind("127.0.0.1:0")
     await server.start(servicers(slow, models))
-    await server.open()
+    server.open()
     try:
         async with grpc.aio.insecure_channel(target) as channel:
             embed = explanation_service_pb2_grpc.ExplanationServiceStub(channel).Embed
@@ -74,7 +74,7 @@ async def test_the_longest_call_outlives_its_connection(monkeypatch):
             await listed(model_service_pb2.ListModelsRequest(), timeout=20)
             assert await call == explanation_service_pb2.EmbedResponse()
     finally:
-        await server.drain(1)
+        await server.close()
     # Not again on the new one.
     assert len(slow.peers) == 1
     assert slow.peers != models.peers
@@ -89,7 +89,7 @@ async def test_every_service_is_there_and_listed():
             model_service_pb2_grpc.ModelServiceServicer(),
         )
     )
-    await server.open()
+    server.open()
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     health = health_pb2.HealthCheckResponse.SERVING
     try:
@@ -113,7 +113,7 @@ async def test_every_service_is_there_and_listed():
                     await call(b"", timeout=5)
                 assert caught.value.code() is not grpc.StatusCode.UNIMPLEMENTED
     finally:
-        await server.drain(1)
+        await server.close()
     assert set(SERVICES) == {
         "pairlens.v1.ExplanationService",
         "pairlens.v1.ModelService",

@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpairlens/v1/admin_service.proto\x12\x0bpairlens.v1\"\x16\n\x14GetCacheStatsRequest\"\xca\x01\n\x0e\x43\x61\x63heKindStats\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.pairlens.v1.CacheKind\x12\x0c\n\x04hits\x18\x02 \x01(\x04\x12\x0e\n\x06misses\x18\x03 \x01(\x04\x12\x0f\n\x07\x63orrupt\x18\x04 \x01(\x04\x12\x0e\n\x06stored\x18\x05 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x06 \x01(\x04\x12\x0f\n\x07\x65victed\x18\x07 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x08 \x01(\x04\x12\r\n\x05\x62ytes\x18\t \x01(\x04\x12\x11\n\tmax_bytes\x18\n \x01(\x04\"\xd9\x01\n\nRedisStats\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.pairlens.v1.RedisState\x12*\n\x05kinds\x18\x02 \x03(\x0b\x32\x1b.pairlens.v1.CacheKindStats\x12\x0e\n\x06\x65rrors\x18\x03 \x01(\x04\x12\x10\n\x08timeouts\x18\x04 \x01(\x04\x12\x14\n\x0cqueued_bytes\x18\x05 \x01(\x04\x12\x18\n\x10max_queued_bytes\x18\x06 \x01(\x04\x12\x12\n\nused_bytes\x18\x07 \x01(\x04\x12\x11\n\tmax_bytes\x18\x08 \x01(\x04\"l\n\x15GetCacheStatsResponse\x12+\n\x06memory\x18\x01 \x03(\x0b\x32\x1b.pairlens.v1.CacheKindStats\x12&\n\x05redis\x18\x02 \x01(\x0b\x32\x17.pairlens.v1.RedisStats\"I\n\x11\x43learCacheRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12%\n\x05kinds\x18\x02 \x03(\x0e\x32\x16.pairlens.v1.CacheKind\"Z\n\x12\x43learCacheResponse\x12\x16\n\x0ememory_entries\x18\x01 \x01(\x04\x12\x15\n\rredis_entries\x18\x02 \x01(\x04\x12\x15\n\rredis_cleared\x18\x03 \x01(\x08*X\n\tCacheKind\x12\x1a\n\x16\x43\x41\x43HE_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43\x41\x43HE_KIND_ACTIVATION\x10\x01\x12\x14\n\x10\x43\x41\x43HE_KIND_IMAGE\x10\x02*o\n\nRedisState\x12\x1b\n\x17REDIS_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fREDIS_STATE_OFF\x10\x01\x12\x12\n\x0eREDIS_STATE_UP\x10\x02\x12\x1b\n\x17REDIS_STATE_UNAVAILABLE\x10\x03\x32\xbf\x01\n\x0c\x41\x64minService\x12[\n\rGetCacheStats\x12!.pairlens.v1.GetCacheStatsRequest\x1a\".pairlens.v1.GetCacheStatsResponse\"\x03\x90\x02\x01\x12R\n\nClearCache\x12\x1e.pairlens.v1.ClearCacheRequest\x1a\x1f.pairlens.v1.ClearCacheResponse\"\x03\x90\x02\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpairlens/v1/admin_service.proto\x12\x0bpairlens.v1\x1a\x17google/rpc/status.proto\"\x16\n\x14GetCacheStatsRequest\"\xca\x01\n\x0e\x43\x61\x63heKindStats\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.pairlens.v1.CacheKind\x12\x0c\n\x04hits\x18\x02 \x01(\x04\x12\x0e\n\x06misses\x18\x03 \x01(\x04\x12\x0f\n\x07\x63orrupt\x18\x04 \x01(\x04\x12\x0e\n\x06stored\x18\x05 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x06 \x01(\x04\x12\x0f\n\x07\x65victed\x18\x07 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x08 \x01(\x04\x12\r\n\x05\x62ytes\x18\t \x01(\x04\x12\x11\n\tmax_bytes\x18\n \x01(\x04\"\xd9\x01\n\nRedisStats\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.pairlens.v1.RedisState\x12*\n\x05kinds\x18\x02 \x03(\x0b\x32\x1b.pairlens.v1.CacheKindStats\x12\x0e\n\x06\x65rrors\x18\x03 \x01(\x04\x12\x10\n\x08timeouts\x18\x04 \x01(\x04\x12\x14\n\x0cqueued_bytes\x18\x05 \x01(\x04\x12\x18\n\x10max_queued_bytes\x18\x06 \x01(\x04\x12\x12\n\nused_bytes\x18\x07 \x01(\x04\x12\x11\n\tmax_bytes\x18\x08 \x01(\x04\"l\n\x15GetCacheStatsResponse\x12+\n\x06memory\x18\x01 \x03(\x0b\x32\x1b.pairlens.v1.CacheKindStats\x12&\n\x05redis\x18\x02 \x01(\x0b\x32\x17.pairlens.v1.RedisStats\"I\n\x11\x43learCacheRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12%\n\x05kinds\x18\x02 \x03(\x0e\x32\x16.pairlens.v1.CacheKind\"Z\n\x12\x43learCacheResponse\x12\x16\n\x0ememory_entries\x18\x01 \x01(\x04\x12\x15\n\rredis_entries\x18\x02 \x01(\x04\x12\x15\n\rredis_cleared\x18\x03 \x01(\x08\"\x15\n\x13ReloadModelsRequest\"\x82\x01\n\x0bModelChange\x12\r\n\x05model\x18\x01 \x01(\t\x12,\n\x06\x63hange\x18\x02 \x01(\x0e\x32\x1c.pairlens.v1.ModelChangeKind\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12!\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.Status\"A\n\x14ReloadModelsResponse\x12)\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x18.pairlens.v1.ModelChange\"\x0e\n\x0c\x44rainRequest\"(\n\rDrainResponse\x12\x17\n\x0f\x63\x61lls_under_way\x18\x01 \x01(\r*X\n\tCacheKind\x12\x1a\n\x16\x43\x41\x43HE_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43\x41\x43HE_KIND_ACTIVATION\x10\x01\x12\x14\n\x10\x43\x41\x43HE_KIND_IMAGE\x10\x02*o\n\nRedisState\x12\x1b\n\x17REDIS_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fREDIS_STATE_OFF\x10\x01\x12\x12\n\x0eREDIS_STATE_UP\x10\x02\x12\x1b\n\x17REDIS_STATE_UNAVAILABLE\x10\x03*\xcf\x01\n\x0fModelChangeKind\x12!\n\x1dMODEL_CHANGE_KIND_UNSPECIFIED\x10\x00\x12\x1f\n\x1bMODEL_CHANGE_KIND_UNCHANGED\x10\x01\x12\x1b\n\x17MODEL_CHANGE_KIND_ADDED\x10\x02\x12\x1e\n\x1aMODEL_CHANGE_KIND_REPLACED\x10\x03\x12\x1d\n\x19MODEL_CHANGE_KIND_REMOVED\x10\x04\x12\x1c\n\x18MODEL_CHANGE_KIND_FAILED\x10\x05\x32\xde\x02\n\x0c\x41\x64minService\x12[\n\rGetCacheStats\x12!.pairlens.v1.GetCacheStatsRequest\x1a\".pairlens.v1.GetCacheStatsResponse\"\x03\x90\x02\x01\x12R\n\nClearCache\x12\x1e.pairlens.v1.ClearCacheRequest\x1a\x1f.pairlens.v1.ClearCacheResponse\"\x03\x90\x02\x02\x12X\n\x0cReloadModels\x12 .pairlens.v1.ReloadModelsRequest\x1a!.pairlens.v1.ReloadModelsResponse\"\x03\x90\x02\x02\x12\x43\n\x05\x44rain\x12\x19.pairlens.v1.DrainRequest\x1a\x1a.pairlens.v1.DrainResponse\"\x03\x90\x02\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,22 +36,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADMINSERVICE'].methods_by_name['GetCacheStats']._serialized_options = b'\220\002\001'
   _globals['_ADMINSERVICE'].methods_by_name['ClearCache']._loaded_options = None
   _globals['_ADMINSERVICE'].methods_by_name['ClearCache']._serialized_options = b'\220\002\002'
-  _globals['_CACHEKIND']._serialized_start=774
-  _globals['_CACHEKIND']._serialized_end=862
-  _globals['_REDISSTATE']._serialized_start=864
-  _globals['_REDISSTATE']._serialized_end=975
-  _globals['_GETCACHESTATSREQUEST']._serialized_start=48
-  _globals['_GETCACHESTATSREQUEST']._serialized_end=70
-  _globals['_CACHEKINDSTATS']._serialized_start=73
-  _globals['_CACHEKINDSTATS']._serialized_end=275
-  _globals['_REDISSTATS']._serialized_start=278
-  _globals['_REDISSTATS']._serialized_end=495
-  _globals['_GETCACHESTATSRESPONSE']._serialized_start=497
-  _globals['_GETCACHESTATSRESPONSE']._serialized_end=605
-  _globals['_CLEARCACHEREQUEST']._serialized_start=607
-  _globals['_CLEARCACHEREQUEST']._serialized_end=680
-  _globals['_CLEARCACHERESPONSE']._serialized_start=682
-  _globals['_CLEARCACHERESPONSE']._serialized_end=772
-  _globals['_ADMINSERVICE']._serialized_start=978
-  _globals['_ADMINSERVICE']._serialized_end=1169
+  _globals['_ADMINSERVICE'].methods_by_name['ReloadModels']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['ReloadModels']._serialized_options = b'\220\002\002'
+  _globals['_ADMINSERVICE'].methods_by_name['Drain']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['Drain']._serialized_options = b'\220\002\002'
+  _globals['_CACHEKIND']._serialized_start=1080
+  _globals['_CACHEKIND']._serialized_end=1168
+  _globals['_REDISSTATE']._serialized_start=1170
+  _globals['_REDISSTATE']._serialized_end=1281
+  _globals['_MODELCHANGEKIND']._serialized_start=1284
+  _globals['_MODELCHANGEKIND']._serialized_end=1491
+  _globals['_GETCACHESTATSREQUEST']._serialized_start=73
+  _globals['_GETCACHESTATSREQUEST']._serialized_end=95
+  _globals['_CACHEKINDSTATS']._serialized_start=98
+  _globals['_CACHEKINDSTATS']._serialized_end=300
+  _globals['_REDISSTATS']._serialized_start=303
+  _globals['_REDISSTATS']._serialized_end=520
+  _globals['_GETCACHESTATSRESPONSE']._serialized_start=522
+  _globals['_GETCACHESTATSRESPONSE']._serialized_end=630
+  _globals['_CLEARCACHEREQUEST']._serialized_start=632
+  _globals['_CLEARCACHEREQUEST']._serialized_end=705
+  _globals['_CLEARCACHERESPONSE']._serialized_start=707
+  _globals['_CLEARCACHERESPONSE']._serialized_end=797
+  _globals['_RELOADMODELSREQUEST']._serialized_start=799
+  _globals['_RELOADMODELSREQUEST']._serialized_end=820
+  _globals['_MODELCHANGE']._serialized_start=823
+  _globals['_MODELCHANGE']._serialized_end=953
+  _globals['_RELOADMODELSRESPONSE']._serialized_start=955
+  _globals['_RELOADMODELSRESPONSE']._serialized_end=1020
+  _globals['_DRAINREQUEST']._serialized_start=1022
+  _globals['_DRAINREQUEST']._serialized_end=1036
+  _globals['_DRAINRESPONSE']._serialized_start=1038
+  _globals['_DRAINRESPONSE']._serialized_end=1078
+  _globals['_ADMINSERVICE']._serialized_start=1494
+  _globals['_ADMINSERVICE']._serialized_end=1844
 # @@protoc_insertion_point(module_scope)

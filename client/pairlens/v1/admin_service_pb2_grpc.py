@@ -44,6 +44,16 @@ class AdminServiceStub(object):
                 request_serializer=pairlens_dot_v1_dot_admin__service__pb2.ClearCacheRequest.SerializeToString,
                 response_deserializer=pairlens_dot_v1_dot_admin__service__pb2.ClearCacheResponse.FromString,
                 _registered_method=True)
+        self.ReloadModels = channel.unary_unary(
+                '/pairlens.v1.AdminService/ReloadModels',
+                request_serializer=pairlens_dot_v1_dot_admin__service__pb2.ReloadModelsRequest.SerializeToString,
+                response_deserializer=pairlens_dot_v1_dot_admin__service__pb2.ReloadModelsResponse.FromString,
+                _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/pairlens.v1.AdminService/Drain',
+                request_serializer=pairlens_dot_v1_dot_admin__service__pb2.DrainRequest.SerializeToString,
+                response_deserializer=pairlens_dot_v1_dot_admin__service__pb2.DrainResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -68,6 +78,32 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReloadModels(self, request, context):
+        """Read the models file of this server again, as SIGHUP does: load and warm up what is new or
+        changed, then serve it; stop serving what is gone. Calls go on meanwhile; those that began
+        with a model end with it, and only then is it unloaded. A model that cannot be loaded leaves
+        things as they were for its name, and the others go on. Other servers are not told.
+
+        Once begun, it goes on though the caller gives up. Reloads wait for each other.
+
+        Errors: CONFIGURATION_INVALID (the file as a whole is wrong; nothing changed), and those of
+        every RPC.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Drain(self, request, context):
+        """Stop this server in an orderly way, as SIGTERM does: it says that it does not serve, goes on
+        for as long as load balancers need to notice, then refuses new calls, finishes those under
+        way, and ends. Answers at once.
+
+        Errors: those of every RPC.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -80,6 +116,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ClearCache,
                     request_deserializer=pairlens_dot_v1_dot_admin__service__pb2.ClearCacheRequest.FromString,
                     response_serializer=pairlens_dot_v1_dot_admin__service__pb2.ClearCacheResponse.SerializeToString,
+            ),
+            'ReloadModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReloadModels,
+                    request_deserializer=pairlens_dot_v1_dot_admin__service__pb2.ReloadModelsRequest.FromString,
+                    response_serializer=pairlens_dot_v1_dot_admin__service__pb2.ReloadModelsResponse.SerializeToString,
+            ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=pairlens_dot_v1_dot_admin__service__pb2.DrainRequest.FromString,
+                    response_serializer=pairlens_dot_v1_dot_admin__service__pb2.DrainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -136,6 +182,60 @@ class AdminService(object):
             '/pairlens.v1.AdminService/ClearCache',
             pairlens_dot_v1_dot_admin__service__pb2.ClearCacheRequest.SerializeToString,
             pairlens_dot_v1_dot_admin__service__pb2.ClearCacheResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReloadModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pairlens.v1.AdminService/ReloadModels',
+            pairlens_dot_v1_dot_admin__service__pb2.ReloadModelsRequest.SerializeToString,
+            pairlens_dot_v1_dot_admin__service__pb2.ReloadModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pairlens.v1.AdminService/Drain',
+            pairlens_dot_v1_dot_admin__service__pb2.DrainRequest.SerializeToString,
+            pairlens_dot_v1_dot_admin__service__pb2.DrainResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -531,9 +531,14 @@ class Timing(google.protobuf.message.Message):
     CACHED_IMAGES_FIELD_NUMBER: builtins.int
     IMAGES_FIELD_NUMBER: builtins.int
     CACHE_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
     cached_images: builtins.int
     """Pictures of the call whose activations were all cached, and all its pictures."""
     images: builtins.int
+    request_id: builtins.str
+    """Of the call, as in the server's log and in the trailing metadata `x-request-id`: what the
+    caller sent as metadata of that name, or else one made by the server.
+    """
     @property
     def total(self) -> google.protobuf.duration_pb2.Duration: ...
     @property
@@ -574,8 +579,9 @@ class Timing(google.protobuf.message.Message):
         cached_images: builtins.int = ...,
         images: builtins.int = ...,
         cache: google.protobuf.duration_pb2.Duration | None = ...,
+        request_id: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["cache", b"cache", "compute", b"compute", "decode", b"decode", "method", b"method", "queue", b"queue", "render", b"render", "total", b"total"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["cache", b"cache", "cached_images", b"cached_images", "compute", b"compute", "decode", b"decode", "images", b"images", "method", b"method", "queue", b"queue", "render", b"render", "total", b"total"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cache", b"cache", "cached_images", b"cached_images", "compute", b"compute", "decode", b"decode", "images", b"images", "method", b"method", "queue", b"queue", "render", b"render", "request_id", b"request_id", "total", b"total"]) -> None: ...
 
 global___Timing = Timing

@@ -7,12 +7,17 @@ Errors of every RPC carry a google.rpc.ErrorInfo with domain "pairlens" and
 one of the reasons below, and where they apply BadRequest (the field and what
 is wrong with it), RetryInfo, ResourceInfo and PreconditionFailure. Texts are at most 1,000
 bytes long, of IMAGE_MISSING 400, resource_name and fields 100; longer ones are cut.
+ErrorInfo.metadata has "request_id", under which the server's log tells of the call.
 
+  UNAUTHENTICATED      UNAUTHENTICATED     the server asks for a token, and none that it
+                                           knows came with the call
+  PERMISSION_DENIED    PERMISSION_DENIED   of AdminService: the token is no administrator's
   INVALID_ARGUMENT     INVALID_PARAMETER   a field is missing or out of range
                        IMAGE_UNDECODABLE   no picture, a broken or an animated one
                        IMAGE_TOO_LARGE     over the byte or the pixel limit
   NOT_FOUND            MODEL_NOT_FOUND
-  FAILED_PRECONDITION  METHOD_UNSUPPORTED  this model cannot give this method
+  FAILED_PRECONDITION  CONFIGURATION_INVALID  of AdminService: a file of the server is wrong
+                       METHOD_UNSUPPORTED  this model cannot give this method
                        NOT_FINITE          the model's numbers for this picture overflow
                                            its dtype
                        IMAGE_MISSING       a picture sent by digest has to be looked at and
@@ -27,10 +32,12 @@ bytes long, of IMAGE_MISSING 400, resource_name and fields 100; longer ones are 
                        OUT_OF_MEMORY       the device could not hold the work; as above
   DEADLINE_EXCEEDED    DEADLINE_UNREACHABLE  the deadline passed before the device was free
   UNAVAILABLE          NOT_READY, DRAINING
-  INTERNAL             INTERNAL            a bug; the id in the message is in the server's log
+  INTERNAL             INTERNAL            a bug; the request id in the message is in the
+                                           server's log
 
-Every RPC can give NOT_READY, DRAINING and INTERNAL, and INVALID_PARAMETER for a
-message that cannot be parsed; what else it can give is said with it. Every RPC that takes
+Every RPC can give UNAUTHENTICATED, NOT_READY, DRAINING and INTERNAL, INVALID_PARAMETER for
+a message that cannot be parsed, and QUEUE_FULL where the requests under way hold
+Limits.max_bytes_under_way; what else it can give is said with it. Every RPC that takes
 an Image can give IMAGE_MISSING, of the whole call. A client whose
 own deadline passes first sees DEADLINE_EXCEEDED without details.
 

@@ -471,6 +471,8 @@ class Limits(google.protobuf.message.Message):
     MAX_DIGESTS_FIELD_NUMBER: builtins.int
     MAX_QUEUED_COST_FIELD_NUMBER: builtins.int
     KEEPS_IMAGES_FIELD_NUMBER: builtins.int
+    MAX_CONCURRENT_STREAMS_FIELD_NUMBER: builtins.int
+    MAX_BYTES_UNDER_WAY_FIELD_NUMBER: builtins.int
     max_request_bytes: builtins.int
     max_image_bytes: builtins.int
     max_image_pixels: builtins.int
@@ -495,6 +497,10 @@ class Limits(google.protobuf.message.Message):
     """
     keeps_images: builtins.bool
     """Whether pictures can be uploaded with ImageService."""
+    max_concurrent_streams: builtins.int
+    """Calls that one connection may have under way; gRPC keeps more waiting."""
+    max_bytes_under_way: builtins.int
+    """Bytes of all requests that are under way together; more are refused with QUEUE_FULL."""
     @property
     def image_formats(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Accepted file formats ("JPEG", "PNG", ...)."""
@@ -515,7 +521,9 @@ class Limits(google.protobuf.message.Message):
         max_digests: builtins.int = ...,
         max_queued_cost: builtins.int = ...,
         keeps_images: builtins.bool = ...,
+        max_concurrent_streams: builtins.int = ...,
+        max_bytes_under_way: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["image_formats", b"image_formats", "keeps_images", b"keeps_images", "max_candidates", b"max_candidates", "max_copies", b"max_copies", "max_digests", b"max_digests", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "max_match_values", b"max_match_values", "max_metrics", b"max_metrics", "max_queued_cost", b"max_queued_cost", "max_rendered_pixels", b"max_rendered_pixels", "max_request_bytes", b"max_request_bytes", "max_target_embeddings", b"max_target_embeddings"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["image_formats", b"image_formats", "keeps_images", b"keeps_images", "max_bytes_under_way", b"max_bytes_under_way", "max_candidates", b"max_candidates", "max_concurrent_streams", b"max_concurrent_streams", "max_copies", b"max_copies", "max_digests", b"max_digests", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "max_match_values", b"max_match_values", "max_metrics", b"max_metrics", "max_queued_cost", b"max_queued_cost", "max_rendered_pixels", b"max_rendered_pixels", "max_request_bytes", b"max_request_bytes", "max_target_embeddings", b"max_target_embeddings"]) -> None: ...
 
 global___Limits = Limits

@@ -14,6 +14,8 @@ from __future__ import annotations
 import math
 import struct
 import zlib
+from collections.abc import Mapping
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -129,3 +131,22 @@ def _finite(data: Tensor) -> bool:
     # Takes a tenth of the time of `isfinite`; NaN comes through and compares false.
     lowest, highest = data.aminmax()
     return bool(lowest > -math.inf) and bool(highest < math.inf)
+
+
+def decode_all(data: Mapping[str, bytes], limit: int) -> dict[str, Value]:
+    """Those of some values that are sound, and no longer than `limit` bytes, by their keys."""
+    values: dict[str, Value] = {}
+    for key, encoded in data.items():
+        if len(encoded) <= limit:
+            with suppress(CorruptValueError):
+                values[key] = decode(key, encoded)
+    return values
+
+
+def encode_all(values: Mapping[str, Value]) -> dict[str, bytes]:
+    """Those of some values that have a form, by their keys."""
+    encoded = {}
+    for key, value in values.items():
+        with suppress(ValueError):
+            encoded[key] = encode(key, value)
+    return encoded

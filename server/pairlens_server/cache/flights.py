@@ -3,17 +3,21 @@
 Who comes later rides with the first one's turn in the engine's queue, whoever the two are: calls
 of a flooding client that ride with a polite one's cost nobody anything, but a polite client that
 wants what a flood has asked for already waits for the flood's turn. A failure that names a field
-of the first one's request is not shared, so that every rider finds out for itself.
+of the first one's request is not shared, so that every rider finds out for itself. The stages of
+the work count as those of every call that waits for it, while it does.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from pairlens_server.errors import DeadlineUnreachableError, PairlensError, QueueFullError
+from pairlens_server.telemetry.record import CURRENT, CallRecord, current_call
 
 V = TypeVar("V")
 
@@ -28,6 +32,7 @@ _OWN = (DeadlineUnreachableError, QueueFullError, asyncio.CancelledError)
 class _Flight(Generic[V]):
     keys: tuple[str, ...]
     task: asyncio.Task[dict[str, V]]
+    record: CallRecord | None
     waiting: int = 0
 
 
@@ -61,8 +66,9 @@ class Flights(Generic[V]):
         try:
             self._board(wanted, compute, boarded, own)
             while boarded:
-                # `wait` leaves the tasks alone when it is cancelled itself.
-                done, _ = await asyncio.wait(boarded, return_when=asyncio.FIRST_COMPLETED)
+                with _riding(boarded.values()):
+                    # `wait` leaves the tasks alone when it is cancelled itself.
+                    done, _ = await asyncio.wait(boarded, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     flight = boarded.pop(task)
                     mine = [key for key in flight.keys if key in wanted]
@@ -93,8 +99,12 @@ class Flights(Generic[V]):
                 flight.waiting += 1
 
     def _launch(self, keys: tuple[str, ...], compute: Compute[V]) -> asyncio.Task[dict[str, V]]:
-        task = asyncio.get_running_loop().create_task(_run(compute, keys))
-        flight = _Flight(keys, task)
+        loop, call = asyncio.get_running_loop(), current_call()
+        record = None if call is None else call.shared()
+        context = copy_context()
+        context.run(CURRENT.set, record)
+        task = context.run(loop.create_task, _run(compute, keys))
+        flight = _Flight(keys, task, record)
         self._flights.update(dict.fromkeys(keys, flight))
         task.add_done_callback(lambda _: self._forget(flight))
         return task
@@ -112,6 +122,13 @@ class Flights(Generic[V]):
                 del self._flights[key]
         if flight.task.done() and not flight.task.cancelled():
             flight.task.exception()  # fetched here, lest asyncio log that nobody has
+
+
+def _riding(flights: Iterable[_Flight[V]]) -> AbstractContextManager[None]:
+    """Have the call that waits for some flights share what they tell of themselves."""
+    call = current_call()
+    works = [flight.record for flight in flights if flight.record is not None]
+    return nullcontext() if call is None else call.riding(works)
 
 
 async def _run(compute: Compute[V], keys: Sequence[str]) -> dict[str, V]:

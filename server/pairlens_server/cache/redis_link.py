@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -29,9 +30,19 @@ T = TypeVar("T")
 Command = tuple[str | int | bytes, ...]
 """Of Redis: its name and its arguments."""
 
+Observe = Callable[[str, float, bool], None]
+"""Told of what was asked of Redis, the seconds that it took, and whether it failed."""
+
+# What a round trip is for, by its first command; of others nobody is told.
+_OPERATIONS = {"GETRANGE": "get", "SET": "put", "EXPIRE": "present"}
+
 _LARGE = 16  # commands; reads of more share few slots, lest they hold each other up
 _SLOTS = {"small": 16, "large": 2, "files": 4, "writes": 4}
 _OTHERS = 4  # connections beside those: probes, clearing, looking at memory
+
+
+def unobserved(operation: str, seconds: float, failed: bool) -> None:
+    """Tell nobody."""
 
 
 class RedisLink:
@@ -44,9 +55,17 @@ class RedisLink:
         settings: Where Redis is.
         reads: Opened by what callers wait for. While it is open, Redis is tried in the background.
         writes: Opened by what nobody waits for; a Redis that is full can still be read.
+        observe: Told of every round trip that was made: "get", "put" or "present".
     """
 
-    def __init__(self, settings: RedisSettings, reads: Breaker, writes: Breaker):
+    def __init__(
+        self,
+        settings: RedisSettings,
+        reads: Breaker,
+        writes: Breaker,
+        observe: Observe = unobserved,
+    ):
+        self._observe = observe
         self.reads = reads
         self.writes = writes
         self.errors = 0
@@ -151,7 +170,7 @@ class RedisLink:
         try:
             if self._shut(breaker):
                 return []
-            replies = await within(_pipeline(self._client, commands), patience)
+            replies = await self._observed(commands, patience)
         except SlowError as error:
             self._count(error)
             return []
@@ -167,6 +186,17 @@ class RedisLink:
         elif breaker.succeeded() and breaker is self.writes:
             logger.warning("Redis at %s takes values again", self._name)
         return replies
+
+    async def _observed(self, commands: Sequence[Command], patience: Patience) -> list[Any]:
+        began_s, failed = time.perf_counter(), True
+        try:
+            replies = await within(_pipeline(self._client, commands), patience)
+            failed = _complaint(replies) is not None
+            return replies
+        finally:
+            operation = _OPERATIONS.get(str(commands[0][0]))
+            if operation is not None:
+                self._observe(operation, time.perf_counter() - began_s, failed)
 
     def _failed(self, breaker: Breaker, error: Exception) -> None:
         self._count(error)

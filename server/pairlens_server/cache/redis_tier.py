@@ -6,18 +6,17 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from pairlens_server.cache.breaker import Breaker
-from pairlens_server.cache.codec import OVERHEAD, CorruptValueError, decode, encode
+from pairlens_server.cache.codec import OVERHEAD, decode_all, encode_all
 from pairlens_server.cache.keys import is_image_file, kind_of
 from pairlens_server.cache.memory import ENTRY_BYTES, entry_bytes
 from pairlens_server.cache.packing import Value
 from pairlens_server.cache.patience import Patience
 from pairlens_server.cache.redis_admin import beginning_with, memory, remove
-from pairlens_server.cache.redis_link import RedisLink, is_wrong_type
+from pairlens_server.cache.redis_link import Observe, RedisLink, is_wrong_type, unobserved
 from pairlens_server.cache.redis_settings import RedisSettings
 from pairlens_server.cache.stats import CacheKind, KindStats, RedisState, RedisStats
 from pairlens_server.cache.writer import Writer
@@ -47,13 +46,20 @@ class RedisTier:
     Args:
         settings: Where Redis is.
         clock: Seconds, for the pauses after failures.
+        observe: See `RedisLink`; told of "clear", too.
     """
 
-    def __init__(self, settings: RedisSettings, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        settings: RedisSettings,
+        clock: Callable[[], float] = time.monotonic,
+        observe: Observe = unobserved,
+    ):
         self._settings = settings
+        self._observe = observe
         # Trying to read is done in the background, so that it need not be done as rarely.
         reads, writes = Breaker(clock, longest_s=5.0), Breaker(clock)
-        self._link = RedisLink(settings, reads, writes)
+        self._link = RedisLink(settings, reads, writes, observe)
         self._writer = Writer(settings.max_queued_bytes, self._write, self._dropped)
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="pairlens-cache")
         self._kinds = {kind: KindStats() for kind in CacheKind}
@@ -178,11 +184,19 @@ class RedisTier:
             self._writer.forget(prefix)
         await self.settle(_WRITE_S)
         patterns = [beginning_with(self._name(prefix)) for prefix in prefixes]
-        return await self._link.run(lambda client: remove(client, patterns), _CLEAR_S, insist=True)
+        began_s = time.perf_counter()
+        run = self._link.run(lambda client: remove(client, patterns), _CLEAR_S, insist=True)
+        removed = await run
+        self._observe("clear", time.perf_counter() - began_s, removed is None)
+        return removed
 
     async def stats(self) -> RedisStats:
         """What this process has done; asks Redis for its memory."""
         used_bytes, max_bytes = await self._link.run(memory, _LOOK_S) or (0, 0)
+        return replace(self.counters(), used_bytes=used_bytes, max_bytes=max_bytes)
+
+    def counters(self) -> RedisStats:
+        """As `stats`, but nothing is asked: the memory is 0."""
         return RedisStats(
             state=RedisState.UP if self._link.reads.closed else RedisState.UNAVAILABLE,
             kinds={kind: replace(stats) for kind, stats in self._kinds.items()},
@@ -190,8 +204,6 @@ class RedisTier:
             timeouts=self._link.timeouts,
             queued_bytes=self._writer.nbytes,
             max_queued_bytes=self._settings.max_queued_bytes,
-            used_bytes=used_bytes,
-            max_bytes=max_bytes,
         )
 
     def _writable(self, values: Mapping[str, Value]) -> dict[str, Value]:
@@ -226,9 +238,9 @@ class RedisTier:
     async def _decoded(self, replies: Mapping[str, Any]) -> tuple[dict[str, Value], set[str]]:
         data = {key: r for key, r in replies.items() if isinstance(r, bytes) and r}
         if sum(len(value) for value in data.values()) <= _INLINE_BYTES:
-            values = _decode(data, self._settings.max_value_bytes)
+            values = decode_all(data, self._settings.max_value_bytes)
         else:
-            values = await self._on_thread(_decode, data, self._settings.max_value_bytes)
+            values = await self._on_thread(decode_all, data, self._settings.max_value_bytes)
         corrupt = {key for key, reply in replies.items() if is_wrong_type(reply)}
         return values, corrupt | (set(data) - set(values))
 
@@ -239,7 +251,7 @@ class RedisTier:
         await self._link.send(commands, self._link.writes, self._patience(keys))
 
     async def _write(self, values: Mapping[str, Value]) -> None:
-        encoded = await self._on_thread(_encode, values)
+        encoded = await self._on_thread(encode_all, values)
         ttl_s = self._settings.ttl_s
         commands = [("SET", self._name(k), data, "EX", ttl_s) for k, data in encoded.items()]
         most_s = _WRITE_S + sum(map(len, encoded.values())) / _BYTES_PER_S
@@ -271,20 +283,3 @@ def windows(lengths: Mapping[str, int]) -> list[list[str]]:
         cut[-1].append(key)
         taken += length
     return cut
-
-
-def _decode(data: Mapping[str, bytes], limit: int) -> dict[str, Value]:
-    values: dict[str, Value] = {}
-    for key, encoded in data.items():
-        if len(encoded) <= limit:
-            with suppress(CorruptValueError):
-                values[key] = decode(key, encoded)
-    return values
-
-
-def _encode(values: Mapping[str, Value]) -> dict[str, bytes]:
-    encoded = {}
-    for key, value in values.items():
-        with suppress(ValueError):
-            encoded[key] = encode(key, value)
-    return encoded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 
 from pairlens_server.cache.keys import is_image_file, kind_prefixes, model_prefix
 from pairlens_server.cache.memory import MemoryTier
@@ -115,12 +116,17 @@ class Cache:
 
     async def stats(self) -> CacheStats:
         """What both tiers hold and have done; asks Redis for its memory."""
+        redis = await self._redis.stats() if self._redis else RedisStats()
+        return replace(self.counters(), redis=redis)
+
+    def counters(self) -> CacheStats:
+        """As `stats`, but Redis is asked for nothing: its memory is 0."""
         # By where values live, so that no number of bytes is over its bound.
         memory = {
             CacheKind.ACTIVATION: _all(self._activations),
             CacheKind.IMAGE: _all(self._images),
         }
-        return CacheStats(memory, await self._redis.stats() if self._redis else RedisStats())
+        return CacheStats(memory, self._redis.counters() if self._redis else RedisStats())
 
     async def clear(self, fingerprint: str | None, kinds: Collection[CacheKind]) -> Cleared:
         """Remove values of some kinds from both tiers.

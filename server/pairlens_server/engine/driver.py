@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -12,13 +12,14 @@ from typing import Any
 
 from torch import Tensor
 
-from pairlens_server.engine.entry import Batch, Entry, Recording
+from pairlens_server.engine.entry import Batch, BatchReport, Entry, QueueReport, Recording
 from pairlens_server.engine.loads import Loads, Make
 from pairlens_server.engine.scheduler import Scheduler
 from pairlens_server.engine.settings import EngineSettings
 from pairlens_server.engine.staging import Staged
 from pairlens_server.engine.worker import Backend, Recorded
 from pairlens_server.errors import DrainingError, NotReadyError, PairlensError
+from pairlens_server.telemetry.record import Stage
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Driver:
         device: Its one thread.
         stager: The thread that prepares batches.
         broken: Set when nothing can run any more.
+        observe: Told of every batch that ran.
     """
 
     def __init__(
@@ -62,13 +64,16 @@ class Driver:
         device: Executor,
         stager: Executor,
         broken: asyncio.Event,
+        observe: Callable[[BatchReport], None] = lambda _: None,
     ):
         self.scheduler = Scheduler(settings, _refuse)
         self._backend = backend
         self._device = device
         self._stager = stager
         self._loop = asyncio.get_running_loop()
+        self._observe = observe
         self._running: asyncio.Future[list[Outcome]] | None = None
+        self._began_s = 0.0
         self._ahead: _Ahead | None = None
         self._loads = Loads(settings.max_loading, self._ready)
         self._pumping = False
@@ -86,11 +91,17 @@ class Driver:
         # The one way in which an entry gives back what it holds, however it ends.
         entry.future.add_done_callback(partial(self._left, entry))
         if isinstance(pixels, Tensor):
-            self._ready(entry, pixels)
+            self._ready(entry, pixels, made=False)
         else:
             self._loads.add(entry, pixels)
             if entry.deadline_s is not None:
                 self._wake()  # to have a timer set
+
+    def queue(self) -> QueueReport:
+        """What waits and runs at this moment."""
+        now_s = self._loop.time()
+        running_s = None if self._running is None else now_s - self._began_s
+        return QueueReport.of(self.scheduler.waiting(), now_s, running_s)
 
     async def stop(self) -> None:
         """Finish the batch at hand and refuse all else."""
@@ -106,12 +117,14 @@ class Driver:
         # What fails of these has been told to whom it concerns.
         await asyncio.gather(*under_way, return_exceptions=True)
 
-    def _ready(self, entry: Entry, pixels: Tensor) -> None:
+    def _ready(self, entry: Entry, pixels: Tensor, *, made: bool = True) -> None:
         entry.pixels = pixels
-        self.scheduler.ready(entry, self._loop.time())
+        self.scheduler.ready(entry, self._loop.time(), made=made)
+        entry.enter(Stage.QUEUE)
         self._wake()
 
     def _left(self, entry: Entry, future: asyncio.Future[Recording]) -> None:
+        entry.enter(None)
         self.scheduler.leave(entry)
         self._loads.drop(entry)
         if not future.cancelled():
@@ -186,6 +199,9 @@ class Driver:
         self._timer = self._loop.call_at(due_s, self._wake)
 
     def _run(self, batch: Batch, staged: Staged | None, now_s: float) -> None:
+        self._began_s = now_s
+        for entry in batch.entries:
+            entry.enter(Stage.COMPUTE)
         self._running = self._loop.run_in_executor(self._device, self._compute, batch, staged)
         self._running.add_done_callback(partial(self._ran, batch, now_s))
 
@@ -214,6 +230,7 @@ class Driver:
         sound = not any(isinstance(outcome, Exception) for outcome in outcomes)
         self.scheduler.finished(batch, now_s - started_s if sound else None, now_s)
         self._pump()  # the device first: callers take longer to be told
+        self._observe(_report(batch, now_s - started_s, outcomes))
         for entry, outcome in zip(batch.entries, outcomes, strict=True):
             if not entry.future.done():
                 _tell(entry, outcome, started_s, now_s, len(batch.entries))
@@ -227,6 +244,18 @@ class Driver:
         prepared = self._ahead.batch.entries if self._ahead is not None else ()
         for entry in (*entries, *prepared, *self.scheduler.drain()):
             _refuse(entry, type(error)(error.message))
+
+
+def _report(batch: Batch, seconds: float, outcomes: Sequence[Outcome]) -> BatchReport:
+    chunk = batch.chunk
+    return BatchReport(
+        model=batch.model.name,
+        is_probe=chunk is not None,
+        pictures=len(batch.entries) if chunk is None else chunk.stop - chunk.start,
+        cost=batch.cost,
+        seconds=seconds,
+        failures=sum(isinstance(outcome, Exception) for outcome in outcomes),
+    )
 
 
 def _refuse(entry: Entry, error: PairlensError) -> None:

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import gc
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pairlens_server.allocator import give_back_freed_memory
 from pairlens_server.engine.driver import Driver, Pixels
-from pairlens_server.engine.entry import Chunk, Entry, ProbeRecording, Recording
+from pairlens_server.engine.entry import (
+    BatchReport,
+    Chunk,
+    Entry,
+    ProbeRecording,
+    QueueReport,
+    Recording,
+)
 from pairlens_server.engine.settings import EngineSettings
 from pairlens_server.engine.worker import Backend, DeviceWorker
-from pairlens_server.errors import DrainingError, NotReadyError, OutOfMemoryError
-from pairlens_server.methods.catalogue import EXPLANATION_METHODS
+from pairlens_server.errors import DrainingError, NotReadyError
 from pairlens_server.models.loaded import LoadedModel
 from pairlens_server.recording.activations import Activation
 from pairlens_server.recording.facts import ModelFacts
-from pairlens_server.recording.primitives import Embedding, Logits
 from pairlens_server.recording.probes import Probe
-from pairlens_server.recording.targets import ClassLogit, Similarity
 
 __all__ = ["Engine", "EngineSettings", "Pixels"]
-
-_log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -36,6 +40,7 @@ class Engine:
         make_backend: Makes what runs batches of the loaded models, on the device thread.
         device: Runs the backend, one call at a time; a thread of its own by default.
         stager: Prepares batches meanwhile; likewise.
+        observe: Told of every batch that ran, on the event loop.
     """
 
     def __init__(
@@ -45,14 +50,16 @@ class Engine:
         make_backend: Callable[[Sequence[LoadedModel]], Backend] = DeviceWorker,
         device: Executor | None = None,
         stager: Executor | None = None,
+        observe: Callable[[BatchReport], None] = lambda _: None,
     ):
         self._settings = settings
+        self._observe = observe
         self._make_backend = make_backend
         self._device = device or ThreadPoolExecutor(1, thread_name_prefix="device")
         self._stager = stager or ThreadPoolExecutor(1, thread_name_prefix="staging")
+        self._loading = ThreadPoolExecutor(1, thread_name_prefix="loading")
         self._backend: Backend | None = None
         self._driver: Driver | None = None
-        self._models: tuple[LoadedModel, ...] = ()
         self._stopped = False
         self.broken = asyncio.Event()
         """Set once the device can run nothing any more; the process should end then."""
@@ -67,39 +74,54 @@ class Engine:
             What `load` returned.
         """
         loop = asyncio.get_running_loop()
-        self._models = tuple(await loop.run_in_executor(self._device, load))
-        self._backend = await loop.run_in_executor(self._device, self._make_backend, self._models)
+        models = tuple(await loop.run_in_executor(self._device, load))
+        self._backend = await loop.run_in_executor(self._device, self._make_backend, models)
         self._driver = Driver(
-            self._settings, self._backend, self._device, self._stager, self.broken
+            self._settings, self._backend, self._device, self._stager, self.broken, self._observe
         )
-        return self._models
+        return models
 
-    async def warm_up(self) -> None:
-        """Run each model once with each of its methods, so that no caller pays for first use.
+    async def add(self, load: Callable[[], Sequence[LoadedModel]]) -> tuple[LoadedModel, ...]:
+        """Load further models while batches are served, and make them ready to run.
 
-        A method that does not fit on the device is logged, and refused when it is called.
+        This is done on a thread of its own, since nobody else knows these models yet: batches
+        share the machine with it, and wait for no step of it.
+
+        Args:
+            load: Called once, on that thread. What it raises is raised here.
+
+        Returns:
+            What `load` returned.
 
         Raises:
-            OutOfMemoryError: A model does not fit by itself.
+            PairlensError: As `record`.
         """
-        for model in self._models:
-            facts = self.facts(model)
-            size = (3, model.preprocessing.height, model.preprocessing.width)
-            similarity = Similarity.to(torch.ones(1, facts.embedding_size))
-            basic = [Embedding(), *([Logits()] if facts.classes else [])]
-            await self.record(model, torch.zeros(size), basic)
-            for method in EXPLANATION_METHODS:
-                if method.refusal(facts):
-                    continue
-                target = ClassLogit(0) if method.takes_class and facts.classes else similarity
-                wanted = method().resolve(facts).needs(facts, target)
-                try:
-                    await self.record(model, torch.zeros(size), wanted)
-                except OutOfMemoryError:
-                    _log.warning("%s does not fit on the device with %s", model.name, method.name)
+        backend = self._serving()
+
+        def loaded() -> tuple[LoadedModel, ...]:
+            models = tuple(load())
+            backend.add(models)
+            return models
+
+        return await asyncio.get_running_loop().run_in_executor(self._loading, loaded)
+
+    async def remove(self, models: list[LoadedModel]) -> None:
+        """Let go of models that no call uses any more, and give back their memory.
+
+        Args:
+            models: Taken out of this list, since whoever holds on to one keeps its memory.
+        """
+        networks = [weakref.ref(model.network) for model in models]
+        if self._driver is not None and self._backend is not None:
+            self._driver.scheduler.forget(models)
+            await self._on_device(self._backend.remove, tuple(models))
+        models.clear()
+        await self._on_device(_give_back, networks)
+
+    def forget_speed(self, model: LoadedModel) -> None:
+        """Forget how long a model takes, as after its first passes, which are slow."""
         if self._driver is not None:
-            # First passes are slow, and no measure of those to come.
-            self._driver.scheduler.forecast.forget()
+            self._driver.scheduler.forecast.forget(model)
 
     def facts(self, model: LoadedModel) -> ModelFacts:
         """What a model can give.
@@ -125,6 +147,10 @@ class Engine:
     def queued_cost(self) -> float:
         """Plain forward passes of one picture that wait, those of unmade pixels included."""
         return 0.0 if self._driver is None else self._driver.scheduler.queued_cost
+
+    def queue(self) -> QueueReport:
+        """What waits and runs at this moment."""
+        return QueueReport({}, 0.0, None) if self._driver is None else self._driver.queue()
 
     async def record(
         self,
@@ -202,6 +228,8 @@ class Engine:
         self._stopped = True
         if self._driver is not None:
             await self._driver.stop()
+        # Nobody waits for models that are still loading.
+        self._loading.shutdown(wait=False)
         self._device.shutdown(wait=True)
         self._stager.shutdown(wait=True)
 
@@ -212,10 +240,23 @@ class Engine:
             raise NotReadyError("the engine is not running")
         return self._backend
 
+    async def _on_device(self, function: Callable[..., None], *arguments: object) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._device, function, *arguments)
+
     async def _submit(self, entry: Entry, pixels: Pixels) -> Recording:
         assert self._driver is not None
         self._driver.submit(entry, pixels)
         return await entry.future
+
+
+def _give_back(networks: Sequence[weakref.ref[nn.Module]]) -> None:
+    # Of one that failed to run, the error's traceback holds on to it, and to itself. Not done
+    # where nothing is left, as nearly always: it holds up all threads for up to half a second.
+    if any(network() is not None for network in networks):
+        gc.collect()
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()
+    give_back_freed_memory()
 
 
 def _future() -> asyncio.Future[Recording]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from torch import Tensor
 
+from pairlens_server.errors import ModelNotFoundError
 from pairlens_server.models.loaded import LoadedModel
 from pairlens_server.recording.activations import Activation
 from pairlens_server.recording.probes import Probe
+from pairlens_server.telemetry.record import CallRecord, Interval, Stage, current_call
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +89,8 @@ class Entry:
         forecast_s: Seconds that it was to take from then on; None while unknown.
         loading: How many had no pixels yet when it was admitted.
         queued_s: Event-loop time at which its pixels were there.
+        call: For which it was made; told what the entry goes through.
+        context: In which it was made, and its pixels are.
     """
 
     model: LoadedModel
@@ -101,6 +106,17 @@ class Entry:
     forecast_s: float | None = None
     loading: int = 0
     queued_s: float = 0.0
+    call: CallRecord | None = field(default_factory=current_call)
+    context: Context = field(default_factory=copy_context)
+    _interval: Interval | None = None
+
+    def enter(self, stage: Stage | None) -> None:
+        """Tell the call what the entry goes through from now on; None: nothing any more."""
+        if self._interval is not None:
+            self._interval.end()
+            self._interval = None
+        if self.call is not None and stage is not None:
+            self._interval = self.call.begin(stage)
 
     @property
     def abandoned(self) -> bool:
@@ -111,6 +127,62 @@ class Entry:
     def begun(self) -> bool:
         """Whether it goes on with what has run in part; such an entry is never refused."""
         return self.chunk is not None and self.chunk.start > 0
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """What ran on the device, for whoever watches it.
+
+    Attributes:
+        model: Name.
+        is_probe: Whether it was a chunk of a probe.
+        pictures: That shared the pass; of a probe, its copies.
+        cost: Plain forward passes of one picture.
+        seconds: On the device thread.
+        failures: Of the pictures, those that failed.
+    """
+
+    model: str
+    is_probe: bool
+    pictures: int
+    cost: float
+    seconds: float
+    failures: int
+
+
+@dataclass(frozen=True)
+class QueueReport:
+    """What waits for the device, for whoever watches it.
+
+    Attributes:
+        cost: Plain forward passes of one picture that wait for each model, by its name, those of
+            unmade pixels included.
+        oldest_s: Seconds that the oldest has waited since it was admitted; 0 when nothing waits.
+        running_s: Seconds that the batch on the device has run so far; None while it is idle.
+    """
+
+    cost: Mapping[str, float]
+    oldest_s: float
+    running_s: float | None
+
+    @classmethod
+    def of(cls, waiting: Iterable[Entry], now_s: float, running_s: float | None) -> QueueReport:
+        """Of entries in order of their admission."""
+        cost: dict[str, float] = {}
+        oldest_s: float | None = None
+        for entry in waiting:
+            cost[entry.model.name] = cost.get(entry.model.name, 0.0) + entry.cost
+            oldest_s = now_s - entry.admitted_s if oldest_s is None else oldest_s
+        return cls(cost, oldest_s or 0.0, running_s)
+
+
+def no_longer_served(model: LoadedModel) -> ModelNotFoundError:
+    """The error of what asks for a model after it was let go of.
+
+    It names a field, so that whoever shares the work, perhaps with another model of the same
+    weights, tries for itself.
+    """
+    return ModelNotFoundError(f"{model.name} is no longer served", field="model")
 
 
 @dataclass(frozen=True, eq=False)

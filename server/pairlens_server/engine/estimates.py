@@ -153,9 +153,9 @@ class Estimates:
             cost *= 2
         return most
 
-    def forget(self) -> None:
-        """Forget all, as after a warm-up, whose passes are slow."""
-        self._models.clear()
+    def forget(self, model: Hashable) -> None:
+        """Forget a model's, as after its warm-up, whose passes are slow."""
+        self._models.pop(model, None)
 
 
 def _size(cost: float) -> int:

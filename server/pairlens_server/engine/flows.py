@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 
 from pairlens_server.engine.entry import Entry
 
@@ -61,10 +61,17 @@ class Flow:
         """The oldest that can share a batch."""
         return next(iter(self.pictures.values()), None)
 
-    def newest(self) -> Iterator[Entry]:
-        """What may be pushed out, what has cost least so far first."""
+    def newest(self, cost: float) -> list[Entry]:
+        """What of so much cost may be pushed out, what has cost least so far first."""
+        victims: list[Entry] = []
         for held in (self.loading, self.chunks, self.pictures):
-            yield from (entry for entry in reversed(held.values()) if not entry.begun)
+            for entry in reversed(held.values()):
+                if cost <= 0:
+                    return victims
+                if not entry.begun:
+                    victims.append(entry)
+                    cost -= entry.cost
+        return victims
 
     def shelf(self, entry: Entry) -> Waiting:
         """Where an entry that can run waits."""
@@ -210,6 +217,15 @@ class Flows:
         """The flow that is next."""
         firsts = [first for group in self.groups.values() if (first := group.first())]
         return min(firsts)[-1] if firsts else None
+
+    def forget(self, model: Hashable) -> None:
+        """Let go of a model for which nothing waits: all that is kept of it holds on to it."""
+        self.groups.pop(model, None)
+        self._flows = {key: flow for key, flow in self._flows.items() if key[1] is not model}
+        self._lapsing = [lapse for lapse in self._lapsing if lapse[-1].key[1] is not model]
+        heapq.heapify(self._lapsing)
+        self._largest = max(self._flows.values(), key=lambda flow: flow.backlog, default=None)
+        self._most = 0.0 if self._largest is None else self._largest.backlog
 
     def largest(self, above: float) -> Flow | None:
         """A flow with a backlog above a cost, nearly always the one with most; or None."""

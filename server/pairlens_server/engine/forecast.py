@@ -14,6 +14,8 @@ from pairlens_server.models.loaded import LoadedModel
 
 _PREPARATION_S = 0.005  # to stack and copy 16 pictures takes about as long
 _PREPARATION = 0.25
+_RETRY_S = (0.05, 5.0)
+_RETRY_UNKNOWN_S = 0.5
 
 
 class Forecast:
@@ -67,10 +69,9 @@ class Forecast:
         early_s = max(_PREPARATION_S, _PREPARATION * seconds)
         return max(now_s, self._started_s + seconds - early_s)
 
-    def forget(self) -> None:
-        """Forget what was measured."""
-        self._estimates.forget()
-        self._hindsight, self.pace = Hindsight(), Pace()
+    def forget(self, model: Hashable) -> None:
+        """Forget what was measured of a model."""
+        self._estimates.forget(model)
 
     def promises(self, entry: Entry, flows: Flows, flow: Flow, now_s: float) -> bool:
         """Whether an entry that comes now will be done by its deadline, all but surely.
@@ -163,7 +164,12 @@ class Forecast:
         seconds += self._in_batches(entry.model, mine, now_s)
         return free_s + self._estimates.slow_factor(entry.model) * seconds
 
-    def drain_seconds(self, cost: float, flows: Flows, now_s: float) -> float:
+    def retry_s(self, cost: float, flows: Flows, now_s: float) -> float:
+        """Seconds after which one may come again that so much less has to wait for."""
+        seconds = self._drain_seconds(cost, flows, now_s)
+        return min(max(seconds, _RETRY_S[0]), _RETRY_S[1]) if seconds else _RETRY_UNKNOWN_S
+
+    def _drain_seconds(self, cost: float, flows: Flows, now_s: float) -> float:
         """Seconds until so much less waits; 0 while unknown."""
         waiting = flows.backlog
         if not waiting:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from torch import Tensor
 
 from pairlens_server.engine.entry import Entry
+from pairlens_server.telemetry.record import Stage
 
 Make = Callable[[], Awaitable[Tensor]]
 
@@ -36,6 +37,8 @@ class Loads:
         if len(self._tasks) < self._most:
             self._start(entry, make)
         else:
+            # For the threads that decode, so that it counts as decoding.
+            entry.enter(Stage.DECODE)
             self._waiting.setdefault(entry.client, OrderedDict())[entry.number] = (entry, make)
 
     def drop(self, entry: Entry) -> None:
@@ -55,7 +58,10 @@ class Loads:
         return list(self._tasks.values())
 
     def _start(self, entry: Entry, make: Make) -> None:
-        task = asyncio.get_running_loop().create_task(self._load(entry, make), name="pixels")
+        entry.enter(None)
+        loop = asyncio.get_running_loop()
+        # Begun by whoever made room for it, which may be another call.
+        task = entry.context.run(loop.create_task, self._load(entry, make), name="pixels")
         self._tasks[entry.number] = task
         task.add_done_callback(lambda _: self._ended(entry))
 

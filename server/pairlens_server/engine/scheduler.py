@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
-from pairlens_server.engine.entry import Batch, Entry
+from pairlens_server.engine.deadlines import Deadlines
+from pairlens_server.engine.entry import Batch, Entry, no_longer_served
 from pairlens_server.engine.estimates import Estimates
 from pairlens_server.engine.flows import Flow, Flows, Waiting
 from pairlens_server.engine.forecast import Forecast
 from pairlens_server.engine.settings import EngineSettings
 from pairlens_server.errors import DeadlineUnreachableError, PairlensError, QueueFullError
+from pairlens_server.models.loaded import LoadedModel
 
 _EXPIRED = "the deadline passed before the device was free"
 _TOO_SOON = "the deadline is sooner than the work could be done"
-_RETRY_S = (0.05, 5.0)
-_RETRY_UNKNOWN_S = 0.5
-_STALE = 64
 
 
 class Scheduler:
@@ -36,7 +34,7 @@ class Scheduler:
         self._flows = Flows()
         self._waiting: Waiting = OrderedDict()  # whatever holds cost, in order of admission
         self._queued: Waiting = OrderedDict()  # what can run, in the order in which it could
-        self._deadlines: list[tuple[float, int]] = []
+        self._deadlines = Deadlines(self._waiting)
         self._number = 0
         self.forecast = Forecast(Estimates(), settings.max_batch)
 
@@ -47,6 +45,10 @@ class Scheduler:
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    def waiting(self) -> Iterable[Entry]:
+        """All that waits or has its pixels made, in order of admission."""
+        return self._waiting.values()
 
     def admit(self, entry: Entry, now_s: float) -> None:
         """Take an entry on, whose pixels may still have to be made: its cost is reserved.
@@ -68,16 +70,18 @@ class Scheduler:
         entry.number = self._number
         self._waiting[entry.number] = entry
         self._flows.add(entry)
-        if entry.deadline_s is not None:
-            if len(self._deadlines) > 2 * len(self._waiting) + _STALE:
-                self._deadlines = [d for d in self._deadlines if d[1] in self._waiting]
-                heapq.heapify(self._deadlines)
-            heapq.heappush(self._deadlines, (entry.deadline_s, entry.number))
+        self._deadlines.add(entry)
 
-    def ready(self, entry: Entry, now_s: float) -> None:
-        """Have an admitted entry wait for the device; its pixels are there."""
+    def ready(self, entry: Entry, now_s: float, *, made: bool = True) -> None:
+        """Have an admitted entry wait for the device; its pixels are there.
+
+        Args:
+            entry: Which.
+            now_s: The time.
+            made: Whether they had to be made, so that it tells how long that takes.
+        """
         entry.queued_s = now_s
-        if not entry.begun:
+        if made and not entry.begun:
             self.forecast.pace.made(now_s - entry.admitted_s, entry.loading)
         self._queued[entry.number] = entry
         self._flows.ready(entry)
@@ -88,18 +92,22 @@ class Scheduler:
             self._queued.pop(entry.number, None)
             self._flows.remove(entry)
 
+    def forget(self, models: Sequence[LoadedModel]) -> None:
+        """Let go of models, and turn away whoever still waits for one."""
+        for entry in [entry for entry in self._waiting.values() if entry.model in models]:
+            self._turn_away(entry, no_longer_served(entry.model))
+        for model in models:
+            self._flows.forget(model)
+            self.forecast.forget(model)
+
     def expire(self, now_s: float) -> None:
         """Refuse whatever waits although its deadline has passed."""
-        while self._deadlines and self._deadlines[0][0] <= now_s:
-            entry = self._waiting.get(heapq.heappop(self._deadlines)[1])
-            if entry is not None:
-                self._give_up(entry, _EXPIRED, now_s)
+        while (entry := self._deadlines.expired(now_s)) is not None:
+            self._give_up(entry, _EXPIRED, now_s)
 
     def next_deadline(self) -> float | None:
         """When `expire` has something to do again."""
-        while self._deadlines and self._deadlines[0][1] not in self._waiting:
-            heapq.heappop(self._deadlines)
-        return self._deadlines[0][0] if self._deadlines else None
+        return self._deadlines.next()
 
     def closes_at(self, now_s: float, *, idle: bool) -> float | None:
         """When the next batch should be taken; a time that has passed means now.
@@ -184,13 +192,16 @@ class Scheduler:
             self.forecast.learn(batch.entries, now_s)
         if not self._waiting and not self.forecast.busy:
             # Nobody is owed anything where there is enough for all.
-            self._flows, self._deadlines = Flows(), []
+            self._flows = Flows()
+            self._deadlines.clear()
 
     def drain(self) -> list[Entry]:
         """Take everything that waits or has its pixels made."""
         waiting = list(self._waiting.values())
-        self._waiting, self._queued = OrderedDict(), OrderedDict()
-        self._flows, self._deadlines = Flows(), []
+        self._waiting.clear()
+        self._queued.clear()
+        self._flows = Flows()
+        self._deadlines.clear()
         return waiting
 
     def _check_deadline(self, entry: Entry, now_s: float) -> None:
@@ -213,7 +224,7 @@ class Scheduler:
         flow = self._flows.largest(own)
         if flow is None or min(flow.backlog - own, flow.backlog - flow.begun) < over:
             raise self._full(over, now_s)
-        for victim in self._newest(flow, over):
+        for victim in flow.newest(over):
             self._turn_away(victim, self._full(over, now_s))
 
     def _over(self, entry: Entry) -> float:
@@ -222,22 +233,10 @@ class Scheduler:
             return 0.0
         return self._flows.backlog + entry.cost - self._settings.max_queued
 
-    @staticmethod
-    def _newest(flow: Flow, cost: float) -> list[Entry]:
-        victims: list[Entry] = []
-        for entry in flow.newest():
-            if cost <= 0:
-                break
-            victims.append(entry)
-            cost -= entry.cost
-        return victims
-
     def _full(self, over: float, now_s: float) -> QueueFullError:
-        seconds = self.forecast.drain_seconds(over, self._flows, now_s)
-        retry_s = min(max(seconds, _RETRY_S[0]), _RETRY_S[1]) if seconds else _RETRY_UNKNOWN_S
         return QueueFullError(
             f"work of {self._settings.max_queued} forward passes waits for the device already",
-            retry_after_s=retry_s,
+            retry_after_s=self.forecast.retry_s(over, self._flows, now_s),
         )
 
     def _is_wanted(self, entry: Entry, now_s: float) -> bool:

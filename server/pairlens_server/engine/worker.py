@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from pairlens_server.engine.entry import Chunk
+from pairlens_server.engine.entry import Chunk, no_longer_served
 from pairlens_server.engine.staging import Staged, Stager
 from pairlens_server.errors import OutOfMemoryError
 from pairlens_server.models.loaded import LoadedModel
@@ -32,6 +32,14 @@ Recorded = dict[Activation, Tensor]
 
 class Backend(Protocol):
     """What the engine has its batches run by; see `DeviceWorker`."""
+
+    def add(self, models: Sequence[LoadedModel]) -> None:
+        """Take further models on, while others run."""
+        ...
+
+    def remove(self, models: Sequence[LoadedModel]) -> None:
+        """Let go of models that nothing waits for any more."""
+        ...
 
     def facts(self, model: LoadedModel) -> ModelFacts:
         """What a model can give."""
@@ -58,7 +66,8 @@ class Backend(Protocol):
         ...
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether something did not fit into the memory of the device or of the machine."""
     # The CPU allocator raises a plain RuntimeError.
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
@@ -69,7 +78,7 @@ def _is_broken_device(error: Exception) -> bool:
     # After an error such as a device-side assert, every further call on the device fails.
     return (
         isinstance(error, RuntimeError)
-        and not _is_out_of_memory(error)
+        and not is_out_of_memory(error)
         and "CUDA error" in str(error)
     )
 
@@ -77,7 +86,7 @@ def _is_broken_device(error: Exception) -> bool:
 def _alone(error: Exception) -> Exception:
     """The error of a picture that fails by itself, free of the frames that hold its tensors."""
     traceback.clear_frames(error.__traceback__)
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return OutOfMemoryError("one picture alone does not fit on the device", retry_after_s=1.0)
     return error
 
@@ -85,22 +94,50 @@ def _alone(error: Exception) -> Exception:
 class DeviceWorker:
     """Owns the recorders.
 
-    `facts` and `cost` belong to any thread, `stage` to one, and all else to the one device
-    thread.
+    `facts` and `cost` belong to any thread, `stage` to one, and so does `add`, whose models no
+    other thread knows yet. All else belongs to the one device thread.
+
+    Models are told apart by themselves, not by their names: while one is replaced, two have the
+    same.
     """
 
     def __init__(self, models: Sequence[LoadedModel]):
-        self._recorders: dict[str, Recorder] = {m.name: Recorder(m) for m in models}
+        self._recorders: dict[LoadedModel, Recorder] = {}
+        self._costs: dict[LoadedModel, Callable[[tuple[Activation, ...]], float]] = {}
         self._stager = Stager()
-        self._costs = lru_cache(maxsize=_COSTS_KEPT)(self._cost)
+        self.add(models)
+
+    def add(self, models: Sequence[LoadedModel]) -> None:
+        """Take further models on; runs each once, to look it over."""
+        recorders = {model: Recorder(model) for model in models}
+        for model, recorder in recorders.items():
+            self._costs[model] = lru_cache(maxsize=_COSTS_KEPT)(recorder.cost)
+        self._recorders.update(recorders)
+
+    def remove(self, models: Sequence[LoadedModel]) -> None:
+        """Let go of models; what still asks for one fails by itself."""
+        for model in models:
+            self._recorders.pop(model, None)
+            self._costs.pop(model, None)
 
     def facts(self, model: LoadedModel) -> ModelFacts:
-        """What a model can give."""
-        return self._recorders[model.name].facts
+        """What a model can give.
+
+        Raises:
+            ModelNotFoundError: It is not among these models any more.
+        """
+        return self._of(model).facts
 
     def cost(self, model: LoadedModel, activations: tuple[Activation, ...]) -> float:
-        """Plain forward passes of one picture that recording these takes; see `Recorder.cost`."""
-        return self._costs(model.name, activations)
+        """Plain forward passes of one picture that recording these takes; see `Recorder.cost`.
+
+        Raises:
+            ModelNotFoundError: As `facts`.
+        """
+        cost = self._costs.get(model)
+        if cost is None:
+            raise no_longer_served(model)
+        return cost(activations)
 
     def stage(self, model: LoadedModel, pixels: Sequence[Tensor]) -> Staged | None:
         """Make the pictures of a batch ready for `run`.
@@ -163,8 +200,8 @@ class DeviceWorker:
         Raises:
             RuntimeError: The device itself is broken; nothing will run on it any more.
         """
-        recorder = self._recorders[model.name]
         try:
+            recorder = self._of(model)
             clean = pixels.to(model.device)
             return (chunk.probe.run(recorder, clean, chunk.start, chunk.stop).cpu(),)
         except Exception as error:
@@ -183,13 +220,16 @@ class DeviceWorker:
             parts += half
         return parts
 
-    def _cost(self, name: str, activations: tuple[Activation, ...]) -> float:
-        return self._recorders[name].cost(activations)
+    def _of(self, model: LoadedModel) -> Recorder:
+        recorder = self._recorders.get(model)
+        if recorder is None:
+            raise no_longer_served(model)
+        return recorder
 
     def _record(
         self, model: LoadedModel, jobs: Sequence[Job], pixels: Tensor | None
     ) -> list[Recorded]:
-        facts = self._recorders[model.name].facts
+        facts = self._of(model).facts
         needed = [
             sum(p.scratch_bytes(facts) for p in primitives(activations, facts))
             for _, activations in jobs
@@ -204,7 +244,7 @@ class DeviceWorker:
     def _record_at_once(
         self, model: LoadedModel, jobs: Sequence[Job], pixels: Tensor
     ) -> list[Recorded]:
-        recorder = self._recorders[model.name]
+        recorder = self._of(model)
         asked: dict[Activation, list[int]] = {}
         wanted: dict[Activation, list[int]] = {}
         for picture, (_, activations) in enumerate(jobs):

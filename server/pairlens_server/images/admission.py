@@ -6,6 +6,7 @@ pixel is decoded, since 171 KB of PNG can hold 176 million pixels.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import io
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from PIL import (
     PngImagePlugin,  # noqa: F401
     TiffImagePlugin,  # noqa: F401
     WebPImagePlugin,  # noqa: F401
+    _imaging,
 )
 
 from pairlens.pictures import to_rgb
@@ -38,6 +40,22 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 # travel, would no longer hold its edges to a fraction of a pixel.
 _MAX_SIDE = 65_535
 _PREFIX_BYTES = 16
+
+
+def _silence_libtiff() -> None:
+    """Keep libtiff from writing to stderr, where a broken fax fills the log, a line for a row."""
+    try:
+        libtiff = ctypes.CDLL(_imaging.__file__)  # and whatever it is linked with
+        for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+            setter = getattr(libtiff, name)
+            setter.argtypes, setter.restype = (ctypes.c_void_p,), ctypes.c_void_p
+            setter(None)
+    # A Pillow that has it built in, or none.
+    except (OSError, AttributeError):
+        return
+
+
+_silence_libtiff()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -30,6 +29,7 @@ from pydantic import (
 
 from pairlens_server.errors import ConfigurationError
 from pairlens_server.models.preprocessing import Interpolation, ResizeMode
+from pairlens_server.yaml_file import read_yaml
 
 # Arguments of timm.create_model that the other fields decide, or that would reach for the network.
 RESERVED_OPTIONS = frozenset(
@@ -249,20 +249,11 @@ def load_model_configs(path: Path | str) -> tuple[ModelConfig, ...]:
         ConfigurationError: One line with the file, the model, the field and what is wrong.
     """
     path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"{path.name}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path.name}: no YAML: {_one_line(error)}") from error
+    content = read_yaml(path)
     try:
         return _ModelsFile.model_validate(content, context={_FOLDER: path.parent}).models
     except ValidationError as error:
         raise ConfigurationError(f"{path.name}: {_readable(error, content)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _readable(error: ValidationError, content: Any) -> str:
@@ -270,12 +261,15 @@ def _readable(error: ValidationError, content: Any) -> str:
     location = list(first["loc"])
     parts = []
     if location[:1] == ["models"] and len(location) > 1 and isinstance(location[1], int):
-        entry = content["models"][location[1]]
+        # Pydantic takes for a sequence what cannot be counted off, such as a set.
+        entries = content["models"]
+        entry = entries[location[1]] if isinstance(entries, list) else None
         name = entry.get("name") if isinstance(entry, dict) else None
         parts.append(f"model {name!r}" if name else f"model {location[1] + 1}")
         location = location[2:]
     if location:
-        parts.append("field " + ".".join(str(step) for step in location))
+        field = ".".join(str(step) for step in location)
+        parts.append(f"field {field if field.isprintable() else repr(field)}")
     message = first["msg"].removeprefix("Value error, ")
     more = f" (and {len(others)} more)" if others else ""
     return (", ".join(parts) + ": " if parts else "") + message + more

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from difflib import get_close_matches
 
 from pairlens_server.errors import (
@@ -16,15 +19,67 @@ _LABEL_FIELD = "target.label"
 _LISTED = 10  # of the served models, or the classes that share a label, in a message
 
 
-class ModelRegistry:
-    """All models of a server, in the order of its configuration."""
+class _View:
+    """The models that were served at a time, and how many calls look at them.
 
-    def __init__(self, models: Iterable[LoadedModel]):
-        self._models: dict[str, LoadedModel] = {}
-        for model in models:
-            if model.name in self._models:
-                raise ConfigurationError(f"two models are named {model.name}")
-            self._models[model.name] = model
+    Attributes:
+        models: By name, in the order of the configuration; none once nobody needs them.
+        calls: That have not ended.
+        unused: Set while there is none.
+    """
+
+    def __init__(self, models: Mapping[str, LoadedModel]):
+        self.models = models
+        self.calls = 0
+        self.unused = asyncio.Event()
+        self.unused.set()
+
+
+_PINNED: ContextVar[_View | None] = ContextVar("pairlens_models", default=None)
+
+
+class ModelRegistry:
+    """All models of a server, in the order of its configuration.
+
+    They may be exchanged while calls go on: a call sees those that were there when it began, to
+    its end. Changed by the event loop alone, and read by any thread.
+    """
+
+    def __init__(self, models: Iterable[LoadedModel] = ()):
+        self._view = _View(_by_name(models))
+        self._older: list[_View] = []
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """For the length of a call: whatever `get` gives stays the same, and stays loaded."""
+        view = self._view
+        view.calls += 1
+        view.unused.clear()
+        pinned = _PINNED.set(view)
+        try:
+            yield
+        finally:
+            _PINNED.reset(pinned)
+            view.calls -= 1
+            if not view.calls:
+                view.unused.set()
+                self._older = self._still_used(self._older)
+
+    def serve(self, models: Iterable[LoadedModel]) -> None:
+        """Have these models, and no others, seen by the calls that begin from now on.
+
+        Raises:
+            ConfigurationError: Two have the same name.
+        """
+        new = _View(_by_name(models))
+        self._older = self._still_used([*self._older, self._view])
+        self._view = new
+
+    async def unused(self, models: Sequence[LoadedModel]) -> None:
+        """Wait until no call sees one of some models, which are no longer served."""
+        for view in self._older:
+            if any(model in models for model in view.models.values()):
+                await view.unused.wait()
 
     def get(self, name: str) -> LoadedModel:
         """Return the model served as `name`.
@@ -32,9 +87,10 @@ class ModelRegistry:
         Raises:
             ModelNotFoundError: None is; the message names near matches, else some models.
         """
-        model = self._models.get(name)
+        models = self._seen()
+        model = models.get(name)
         if model is None:
-            near = get_close_matches(name[:100], self._models) or list(self._models)
+            near = get_close_matches(name[:100], models) or list(models)
             served = ", ".join(near[:_LISTED]) or "none"
             if len(near) > _LISTED:
                 served += f", … and {len(near) - _LISTED} more"
@@ -45,11 +101,34 @@ class ModelRegistry:
 
     def names(self) -> tuple[str, ...]:
         """Names of all models."""
-        return tuple(self._models)
+        return tuple(self._seen())
 
     def all(self) -> tuple[LoadedModel, ...]:
         """All models."""
-        return tuple(self._models.values())
+        return tuple(self._seen().values())
+
+    @staticmethod
+    def _still_used(older: Sequence[_View]) -> list[_View]:
+        for view in older:
+            if not view.calls:
+                # Tasks that calls have left behind hold on to the view.
+                view.models = {}
+        return [view for view in older if view.calls]
+
+    def _seen(self) -> Mapping[str, LoadedModel]:
+        pinned = _PINNED.get()
+        if pinned is not None and (pinned is self._view or pinned in self._older):
+            return pinned.models
+        return self._view.models
+
+
+def _by_name(models: Iterable[LoadedModel]) -> dict[str, LoadedModel]:
+    named: dict[str, LoadedModel] = {}
+    for model in models:
+        if model.name in named:
+            raise ConfigurationError(f"two models are named {model.name}")
+        named[model.name] = model
+    return named
 
 
 def resolve_label(model: LoadedModel, label: str) -> int:

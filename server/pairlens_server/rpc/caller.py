@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
 import grpc
+
+from pairlens_server.telemetry.record import current_call
 
 CLIENT_KEY = "pairlens-client"
 """Metadata key under which a client names itself."""
@@ -32,14 +35,20 @@ class Caller:
 
 
 def caller_of(context: Context) -> Caller:
-    """Read a call's deadline and its client's name; call it on the event loop."""
+    """Read a call's deadline and its client's name; call it on the event loop.
+
+    The name that a token or certificate stands for goes before what a client calls itself,
+    so that nobody takes more than one share, or somebody else's.
+    """
     remaining_s = context.time_remaining()
     deadline_s = None if remaining_s is None else asyncio.get_running_loop().time() + remaining_s
+    call = current_call()
     # Unset metadata is None in some versions of gRPC.
-    return Caller(deadline_s, _name(context.invocation_metadata() or ()) or _host(context.peer()))
+    name = (call.client if call else "") or claimed_name(context.invocation_metadata() or ())
+    return Caller(deadline_s, name or host_of(context.peer()))
 
 
-def _name(metadata: Iterable[Any]) -> str:
+def claimed_name(metadata: Iterable[Any]) -> str:
     """What the client calls itself; "" where it does not, or in a way that is refused."""
     for key, value in metadata:
         if key == CLIENT_KEY:
@@ -48,7 +57,9 @@ def _name(metadata: Iterable[Any]) -> str:
     return ""
 
 
-def _host(peer: str) -> str:
+# Of one connection it is the same at every call.
+@lru_cache(maxsize=1024)
+def host_of(peer: str) -> str:
     """An address without its port, which differs between connections of one client.
 
     `ipv4:10.0.0.7:51234` is 10.0.0.7, `ipv6:%5B::1%5D:51234` is ::1, and a Unix socket, which

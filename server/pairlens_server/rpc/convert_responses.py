@@ -31,6 +31,7 @@ from pairlens_server.service.commands import (
     SideMap,
     Timings,
 )
+from pairlens_server.telemetry.record import current_call
 
 # What is the same in every answer of a model; hashing its settings takes longer than the rest.
 _OF_MODELS: WeakKeyDictionary[LoadedModel, common_pb2.Provenance] = WeakKeyDictionary()
@@ -96,7 +97,8 @@ def _duration(seconds: float) -> duration_pb2.Duration:
 
 
 def timing_message(timings: Timings) -> common_pb2.Timing:
-    """Where the time went."""
+    """Where the time of the current call went."""
+    call = current_call()
     return common_pb2.Timing(
         total=_duration(timings.total_s),
         decode=_duration(timings.decode_s),
@@ -107,6 +109,7 @@ def timing_message(timings: Timings) -> common_pb2.Timing:
         cache=_duration(timings.cache_s),
         cached_images=timings.cached_images,
         images=timings.images,
+        request_id="" if call is None else call.request_id,
     )
 
 

@@ -1,7 +1,7 @@
 """The one table from errors to gRPC statuses, for whole calls and for single candidates.
 
-Every status carries ErrorInfo with the error's reason, and where they apply BadRequest (the
-field), RetryInfo, ResourceInfo and PreconditionFailure (AIP-193).
+Every status carries ErrorInfo with the error's reason and the request id, and where they apply
+BadRequest (the field), RetryInfo, ResourceInfo and PreconditionFailure (AIP-193).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from pairlens_server.errors import (
+    ConfigurationInvalidError,
     DeadlineUnreachableError,
     DrainingError,
     ImageMissingError,
@@ -29,8 +30,11 @@ from pairlens_server.errors import (
     NotReadyError,
     OutOfMemoryError,
     PairlensError,
+    PermissionDeniedError,
     QueueFullError,
+    UnauthenticatedError,
 )
+from pairlens_server.telemetry.record import current_call
 
 DOMAIN = "pairlens"
 
@@ -48,6 +52,9 @@ CODES: dict[type[PairlensError], grpc.StatusCode] = {
     DeadlineUnreachableError: grpc.StatusCode.DEADLINE_EXCEEDED,
     NotReadyError: grpc.StatusCode.UNAVAILABLE,
     DrainingError: grpc.StatusCode.UNAVAILABLE,
+    UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    PermissionDeniedError: grpc.StatusCode.PERMISSION_DENIED,
+    ConfigurationInvalidError: grpc.StatusCode.FAILED_PRECONDITION,
     PairlensError: grpc.StatusCode.INTERNAL,
 }
 """Status code of every error; a class that is not listed has that of its nearest base."""
@@ -97,18 +104,19 @@ def to_status(error: PairlensError, *, model: str = "") -> status_pb2.Status:
 
 
 def bug_status(error: Exception, method: str) -> status_pb2.Status:
-    """The status of an unforeseen exception: a fixed text, and an id that is logged with it.
+    """The status of an unforeseen exception: a fixed text, and the request id to look for.
 
     Args:
         error: Logged with its traceback; nothing of it reaches the caller.
         method: The RPC, for the log.
     """
-    incident = secrets.token_hex(8)
-    _log.error("internal error %s in %s", incident, method, exc_info=error)
+    call = current_call()
+    request_id = call.request_id if call is not None else secrets.token_hex(8)
+    _log.error("internal error %s in %s", request_id, method, exc_info=error)
     return _status(
         grpc.StatusCode.INTERNAL,
-        f"internal error; the server's log describes it under {incident}",
-        [_error_info(PairlensError.reason, {"id": incident})],
+        f"internal error; the server's log describes it under {request_id}",
+        [_error_info(PairlensError.reason, {"request_id": request_id})],
     )
 
 
@@ -134,6 +142,9 @@ def _missing(error: ImageMissingError) -> Message:
 
 
 def _error_info(reason: str, metadata: dict[str, str]) -> Message:
+    call = current_call()
+    if call is not None:
+        metadata = {**metadata, "request_id": call.request_id}
     info: Message = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
     return info
 

@@ -157,7 +157,13 @@ def model_info(model: LoadedModel, facts: ModelFacts) -> model_service_pb2.Model
 
 
 def limits_message(
-    limits: ServiceLimits, max_request_bytes: int, *, max_queued_cost: int, keeps_images: bool
+    limits: ServiceLimits,
+    max_request_bytes: int,
+    *,
+    max_queued_cost: int,
+    keeps_images: bool,
+    max_concurrent_streams: int,
+    max_bytes_under_way: int,
 ) -> model_service_pb2.Limits:
     """Describe what a request may hold, and what a server takes on."""
     return model_service_pb2.Limits(
@@ -174,4 +180,6 @@ def limits_message(
         max_digests=limits.max_digests,
         max_queued_cost=max_queued_cost,
         keeps_images=keeps_images,
+        max_concurrent_streams=max_concurrent_streams,
+        max_bytes_under_way=max_bytes_under_way,
     )

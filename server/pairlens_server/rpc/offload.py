@@ -18,6 +18,7 @@ from pairlens_server.errors import PairlensError
 from pairlens_server.images.render import Rendered
 from pairlens_server.service.commands import ExplainOutcome, PairOutcome, PanelOutcome
 from pairlens_server.service.score_commands import EmbedOutcome, ScoreOutcome
+from pairlens_server.telemetry.record import Stage, staged
 
 LARGE_BYTES = 256 * 1024
 """From here on a conversion is worth a thread; below it takes less than a millisecond."""
@@ -39,6 +40,17 @@ async def inline_or_thread(
     if nbytes < LARGE_BYTES:
         return convert(*args, **kwargs)
     return await asyncio.to_thread(convert, *args, **kwargs)
+
+
+async def encoded(
+    nbytes: int,
+    convert: Callable[Parameters, Converted],
+    *args: Parameters.args,
+    **kwargs: Parameters.kwargs,
+) -> Converted:
+    """As `inline_or_thread`, of an answer: counted among what encoding it takes."""
+    with staged(Stage.ENCODE):
+        return await inline_or_thread(nbytes, convert, *args, **kwargs)
 
 
 def explain_bytes(outcome: ExplainOutcome) -> int:

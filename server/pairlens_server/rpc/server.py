@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from pairlens.v1 import (
@@ -23,7 +23,11 @@ from pairlens.v1 import (
     model_service_pb2_grpc,
 )
 from pairlens_server.errors import ConfigurationError
-from pairlens_server.rpc.interceptor import CallInterceptor, Gate
+from pairlens_server.rpc.auth import Authorizer
+from pairlens_server.rpc.gate import Gate
+from pairlens_server.rpc.health import Health
+from pairlens_server.rpc.interceptor import CallEnded, CallInterceptor
+from pairlens_server.rpc.unsent import unsent_bytes
 
 SERVICES = (
     explanation_service_pb2.DESCRIPTOR.services_by_name["ExplanationService"].full_name,
@@ -32,13 +36,10 @@ SERVICES = (
     admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
 )
 
-# For answers that have left the handlers to reach the wire. Short, since an open
-# Health.Watch never ends by itself.
-_LAST_BYTES_S = 1.0
-
-# In which calls that were on their way when the server closed are still refused, so that they
-# may be tried elsewhere: gRPC ends those that meet a stopping server with CANCELLED.
+# For answers that have left the handlers to reach the kernel, and for calls that were on their way
+# when the server began to refuse them.
 _LAST_CALLS_S = 0.2
+_LOOK_S = 0.05
 
 _OPTIONS: list[tuple[str, int]] = [
     # Two servers on one port would share its calls between them, unnoticed.
@@ -49,6 +50,8 @@ _OPTIONS: list[tuple[str, int]] = [
     # The calls of a client that vanished without a word are given up within half a minute.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    # Without it the answer to such a ping is waited for for a minute.
+    ("grpc.http2.ping_timeout_ms", 10_000),
     # Clients meet new replicas when they connect anew (gRFC A9). What was called on the old
     # connection is cut off after the grace: that has room for the longest call that we
     # support, a `pairlens score` with its default timeout of 600 s, and its answer's way.
@@ -74,21 +77,45 @@ class RpcServer:
 
     Args:
         max_request_bytes: Largest request message.
+        max_bytes_under_way: Of all requests under way together.
+        max_concurrent_streams: Calls that one connection may have under way.
+        reflects: Whether it tells its contract (server reflection).
+        authorizer: Says who may call what; by default everybody everything.
+        call_ended: Told of every call of our services.
+
+    Attributes:
+        gate: That those calls go through.
     """
 
-    def __init__(self, max_request_bytes: int):
-        self._gate = Gate()
-        self._health = health.aio.HealthServicer()
+    def __init__(
+        self,
+        max_request_bytes: int,
+        *,
+        max_bytes_under_way: int = 2**30,
+        max_concurrent_streams: int = 256,
+        reflects: bool = True,
+        authorizer: Authorizer | None = None,
+        call_ended: CallEnded = lambda record, code, seconds: None,
+    ):
+        self.gate = Gate(max_bytes_under_way)
+        self._reflects = reflects
+        self._port = 0
+        self._health = Health(SERVICES)
         self._server = grpc.aio.server(
-            interceptors=[CallInterceptor(self._gate)],
-            options=[*_OPTIONS, ("grpc.max_receive_message_length", max_request_bytes)],
+            interceptors=[CallInterceptor(self.gate, authorizer=authorizer, call_ended=call_ended)],
+            options=[
+                *_OPTIONS,
+                ("grpc.max_receive_message_length", max_request_bytes),
+                ("grpc.max_concurrent_streams", max_concurrent_streams),
+            ],
         )
 
-    def bind(self, listen: str) -> str:
+    def bind(self, listen: str, credentials: grpc.ServerCredentials | None = None) -> str:
         """Take the port, without answering yet.
 
         Args:
             listen: `HOST:PORT`; port 0 takes a free one.
+            credentials: For TLS; None listens in plain text.
 
         Returns:
             `HOST:PORT` as bound.
@@ -99,10 +126,14 @@ class RpcServer:
         host, _, port = listen.rpartition(":")
         try:
             _try_to_bind(host.strip("[]"), int(port))
-            bound = self._server.add_insecure_port(listen)
+            if credentials is None:
+                bound = self._server.add_insecure_port(listen)
+            else:
+                bound = self._server.add_secure_port(listen, credentials)
         except (OSError, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ConfigurationError(f"cannot listen on {listen}: {reason}") from error
+        self._port = bound
         return f"{host}:{bound}"
 
     async def start(self, servicers: Servicers) -> None:
@@ -114,43 +145,51 @@ class RpcServer:
         image_service_pb2_grpc.add_ImageServiceServicer_to_server(servicers.images, self._server)
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(servicers.admin, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
-        )
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        if self._reflects:
+            reflection.enable_server_reflection(
+                (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+            )
         await self._server.start()
 
-    async def open(self) -> None:
+    def show_models(self, names: Iterable[str]) -> None:
+        """Have health know these models."""
+        self._health.show_models(names)
+
+    def open(self) -> None:
         """Serve, and say so."""
-        self._gate.open()
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        self.gate.open()
+        self._health.show(serving=True)
 
-    @property
-    def calls_under_way(self) -> int:
-        """Calls that were let in and have not ended."""
-        return self._gate.under_way
-
-    @property
-    def calls_admitted(self) -> int:
-        """Calls that were ever let in."""
-        return self._gate.let_in
+    def leave(self) -> None:
+        """Say that the server does not serve, and serve on: who balances load looks elsewhere."""
+        self._health.show(serving=False)
 
     async def drain(self, timeout_s: float) -> None:
-        """Refuse new calls, let those under way end, and close.
+        """Refuse new calls, let those under way end, and see that their answers arrive.
+
+        The server goes on refusing until it is closed, or the process ends: gRPC ends calls that
+        meet a closing server with CANCELLED, which nobody tries again elsewhere.
 
         Args:
-            timeout_s: How long calls under way may take; then they are cut off.
+            timeout_s: How long all that may take.
         """
-        self._gate.close()
-        await self._health.enter_graceful_shutdown()
-        if not await self._gate.wait_idle(timeout_s):
-            _log.warning("cutting off %d calls after %g s", self._gate.under_way, timeout_s)
+        self.gate.close()
+        self._health.show(serving=False)
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + timeout_s
+        if not await self.gate.wait_idle(timeout_s):
+            _log.warning("cutting off %d calls after %g s", self.gate.under_way, timeout_s)
         await asyncio.sleep(_LAST_CALLS_S)
-        await self._server.stop(_LAST_BYTES_S)
+        # A connection that is closed while its client still speaks, as it does to ask for more,
+        # is reset, and what the kernel has not sent is lost.
+        while await asyncio.to_thread(unsent_bytes, self._port) and loop.time() < end_s:
+            await asyncio.sleep(_LOOK_S)
+        self._health.end()
 
-    async def _set_health(self, status: Any) -> None:
-        for name in ("", *SERVICES):
-            await self._health.set(name, status)
+    async def close(self) -> None:
+        """Close at once; what is under way is cut off."""
+        self.gate.close()
+        await self._server.stop(None)
 
 
 def _try_to_bind(host: str, port: int) -> None:

@@ -32,6 +32,7 @@ from pairlens_server.rpc.convert_warm import warm_command, warm_response
 from pairlens_server.rpc.model_info import model_info
 from pairlens_server.rpc.offload import (
     embed_bytes,
+    encoded,
     explain_bytes,
     inline_or_thread,
     pair_bytes,
@@ -40,6 +41,7 @@ from pairlens_server.rpc.offload import (
     target_bytes,
 )
 from pairlens_server.service.explanations import ExplanationUseCases
+from pairlens_server.telemetry.record import name_call
 
 
 class ExplanationServicer(explanation_service_pb2_grpc.ExplanationServiceServicer):
@@ -55,7 +57,7 @@ class ExplanationServicer(explanation_service_pb2_grpc.ExplanationServiceService
         caller, nbytes = caller_of(context), target_bytes(request.target)
         command = await inline_or_thread(nbytes, explain_command, request, caller)
         outcome = await self._use_cases.explain(command)
-        return await inline_or_thread(explain_bytes(outcome), explain_response, outcome)
+        return await encoded(explain_bytes(outcome), explain_response, outcome)
 
     async def PairSimilarity(  # noqa: N802
         self, request: explanation_service_pb2.PairSimilarityRequest, context: Context
@@ -63,7 +65,7 @@ class ExplanationServicer(explanation_service_pb2_grpc.ExplanationServiceService
         """See the contract."""
         command = pair_command(request, caller_of(context))
         outcome = await self._use_cases.pair(command)
-        return await inline_or_thread(pair_bytes(outcome), pair_response, outcome)
+        return await encoded(pair_bytes(outcome), pair_response, outcome)
 
     async def ScoreSaliency(  # noqa: N802
         self, request: explanation_service_pb2.ScoreSaliencyRequest, context: Context
@@ -72,20 +74,21 @@ class ExplanationServicer(explanation_service_pb2_grpc.ExplanationServiceService
         caller, nbytes = caller_of(context), score_request_bytes(request)
         command = await inline_or_thread(nbytes, score_command, request, caller)
         outcome = await self._use_cases.score(command)
-        return await inline_or_thread(score_bytes(outcome), score_response, outcome)
+        return await encoded(score_bytes(outcome), score_response, outcome)
 
     async def Embed(  # noqa: N802
         self, request: explanation_service_pb2.EmbedRequest, context: Context
     ) -> explanation_service_pb2.EmbedResponse:
         """See the contract."""
         outcome = await self._use_cases.embed(embed_command(request, caller_of(context)))
-        return await inline_or_thread(embed_bytes(outcome), embed_response, outcome)
+        return await encoded(embed_bytes(outcome), embed_response, outcome)
 
     async def Warm(  # noqa: N802
         self, request: explanation_service_pb2.WarmRequest, context: Context
     ) -> explanation_service_pb2.WarmResponse:
         """See the contract."""
-        return warm_response(await self._use_cases.warm(warm_command(request, caller_of(context))))
+        outcome = await self._use_cases.warm(warm_command(request, caller_of(context)))
+        return await encoded(0, warm_response, outcome)
 
 
 class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
@@ -111,14 +114,17 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         self, request: model_service_pb2.ListModelsRequest, context: Context
     ) -> model_service_pb2.ListModelsResponse:
         """See the contract."""
-        return await asyncio.to_thread(self._all)
+        with self._registry.call():
+            return await asyncio.to_thread(self._all)
 
     async def GetModel(  # noqa: N802
         self, request: model_service_pb2.GetModelRequest, context: Context
     ) -> model_service_pb2.GetModelResponse:
         """See the contract."""
-        model = self._registry.get(required_model(request.model))
-        return await asyncio.to_thread(self._one, model)
+        with self._registry.call():
+            model = self._registry.get(required_model(request.model))
+            name_call(model=model.name)
+            return await asyncio.to_thread(self._one, model)
 
     def _all(self) -> model_service_pb2.ListModelsResponse:
         models = self._registry.all()

@@ -13,6 +13,7 @@ from pairlens_server.cache.tiers import Cache
 from pairlens_server.models.loaded import LoadedModel
 from pairlens_server.recording.activations import Activation
 from pairlens_server.service.stopwatch import Stopwatch
+from pairlens_server.telemetry.record import Stage, staged
 
 
 class Caller(Protocol):
@@ -69,7 +70,7 @@ class CallCache:
             asked = self._looked_up
             new = [k for k in dict.fromkeys(keys) if k not in asked and k not in self._held]
             if new:
-                with self._watch.stage("cache"):
+                with self._watch.stage(Stage.CACHE_GET):
                     self._held.update(await self._cache.fetch(new))
             asked.update(new)
 
@@ -79,12 +80,12 @@ class CallCache:
         Args:
             lengths: Bytes of the file under each key, as the caller says.
         """
-        with self._watch.stage("cache"):
+        with self._watch.stage(Stage.CACHE_GET):
             return await self._cache.files(lengths)
 
     async def absent(self, keys: Iterable[str]) -> set[str]:
         """Those of some files that are not there."""
-        with self._watch.stage("cache"):
+        with self._watch.stage(Stage.CACHE_GET):
             return await self._cache.missing(keys)
 
     def at_hand(self, key: str) -> Value | None:
@@ -108,4 +109,5 @@ class CallCache:
     def store(self, values: Mapping[str, Value]) -> None:
         """Keep values for all calls, where the policy has it."""
         if values and self.policy.writes:
-            self._cache.store(values)
+            with staged(Stage.CACHE_PUT):
+                self._cache.store(values)

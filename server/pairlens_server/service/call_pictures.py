@@ -42,6 +42,7 @@ from pairlens_server.service.pictures import (
     size_value,
 )
 from pairlens_server.service.stopwatch import Stopwatch
+from pairlens_server.telemetry.record import Stage
 
 Result = TypeVar("Result")
 
@@ -265,7 +266,7 @@ class CallPictures:
         # The file is fetched when its turn has come, and not before.
         async with self._jobs:
             data = await self._file(picture)
-            with self._watch.stage("decode"):
+            with self._watch.stage(Stage.DECODE):
                 return await self._on_pool(
                     read, data, self._limits, picture.field, model, picture.options
                 )

@@ -15,6 +15,7 @@ from pairlens_server.service.recorded import PictureRecording
 from pairlens_server.service.score_commands import EmbedCommand, EmbedOutcome
 from pairlens_server.service.stopwatch import Stopwatch
 from pairlens_server.service.use_case import UseCase
+from pairlens_server.telemetry.record import name_call
 
 
 class EmbedUseCase(UseCase):
@@ -28,6 +29,7 @@ class EmbedUseCase(UseCase):
         """
         watch = Stopwatch()
         model = self._registry.get(command.model)
+        name_call(model=model.name)
         check_count(command.images, self._limits.max_candidates, "images")
         recorder = self._recorder.of_call(command, watch)
         sources = [(image, f"images[{index}]") for index, image in enumerate(command.images)]

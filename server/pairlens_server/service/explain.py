@@ -42,6 +42,7 @@ from pairlens_server.service.targets import (
 )
 from pairlens_server.service.threads import off_loop
 from pairlens_server.service.use_case import UseCase
+from pairlens_server.telemetry.record import Stage, name_call
 
 
 class ExplainUseCase(UseCase):
@@ -54,8 +55,10 @@ class ExplainUseCase(UseCase):
             PairlensError: What the caller is told went wrong.
         """
         model = self._registry.get(command.model)
+        name_call(model=model.name)
         facts = self._engine.facts(model)
         method = resolve_method(command.method, command.target, facts)
+        name_call(method=method.name)
         check_target(command.target, method, facts)
         watch = Stopwatch()
         recorder = self._recorder.of_call(command, watch)
@@ -107,7 +110,7 @@ class _ExplainCall:
         resolved = await off_loop(
             self._others.numel(), self._resolved, target, explained.recording.values
         )
-        with self._watch.stage("render"):
+        with self._watch.stage(Stage.ENCODE):
             drawn = await self._draw(picture, explained.findings)
         return ExplainOutcome(
             model=self._model,

@@ -34,10 +34,14 @@ from pairlens_server.service.score_commands import (
 )
 from pairlens_server.service.score_sources import MapSource
 from pairlens_server.service.warm import WarmUseCase
+from pairlens_server.telemetry.record import name_call
 
 
 class ExplanationUseCases:
-    """What the services of the contract do, over one engine, cache and image pool."""
+    """What the services of the contract do, over one engine, cache and image pool.
+
+    A call has the models that were served when it began, to its end.
+    """
 
     def __init__(
         self,
@@ -64,7 +68,8 @@ class ExplanationUseCases:
         Raises:
             PairlensError: What the caller is told went wrong.
         """
-        return await self._explain(command)
+        with self._registry.call():
+            return await self._explain(command)
 
     async def pair(self, command: PairCommand) -> PairOutcome:
         """Which regions made up a query's similarity to each candidate.
@@ -72,7 +77,8 @@ class ExplanationUseCases:
         Raises:
             PairlensError: What the caller is told went wrong with the whole call.
         """
-        return await self._pair(command)
+        with self._registry.call():
+            return await self._pair(command)
 
     async def score(self, command: ScoreCommand) -> ScoreOutcome:
         """How faithful a map is.
@@ -80,7 +86,8 @@ class ExplanationUseCases:
         Raises:
             PairlensError: What the caller is told went wrong.
         """
-        return await self._score(command)
+        with self._registry.call():
+            return await self._score(command)
 
     async def embed(self, command: EmbedCommand) -> EmbedOutcome:
         """The embeddings of pictures.
@@ -88,7 +95,8 @@ class ExplanationUseCases:
         Raises:
             PairlensError: What the caller is told went wrong with the whole call.
         """
-        return await self._embed(command)
+        with self._registry.call():
+            return await self._embed(command)
 
     async def warm(self, command: WarmCommand) -> WarmOutcome:
         """Fill the cache.
@@ -96,7 +104,8 @@ class ExplanationUseCases:
         Raises:
             PairlensError: What the caller is told went wrong with the whole call.
         """
-        return await self._warm(command)
+        with self._registry.call():
+            return await self._warm(command)
 
     async def find_missing(self, digests: Sequence[ImageDigest]) -> list[ImageDigest]:
         """Which files have to be uploaded before they can be looked at.
@@ -134,4 +143,5 @@ class ExplanationUseCases:
         if CacheKind.IMAGE in kinds:
             raise InvalidParameterError("images belong to no model; leave model out", field="kinds")
         fingerprint = self._registry.get(model).fingerprint
+        name_call(model=model)
         return await self._cache.clear(fingerprint, (CacheKind.ACTIVATION,))

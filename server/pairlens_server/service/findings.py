@@ -22,6 +22,7 @@ from pairlens_server.service.recorded import PictureRecording
 from pairlens_server.service.recordings import CallRecorder, not_finite, zero_embedding
 from pairlens_server.service.stopwatch import Stopwatch
 from pairlens_server.service.threads import off_loop
+from pairlens_server.telemetry.record import Stage
 
 PREDICTED = ClassLogit()
 """The class with the largest logit, whichever that is."""
@@ -99,7 +100,7 @@ async def explain_picture(
         NotFiniteError: The method's numbers overflow.
     """
     recording, target = await record_picture(recorder, model, facts, method, picture, target)
-    with watch.stage("method"):
+    with watch.stage(Stage.METHOD):
         findings = await off_loop(
             recording.values.numbers, run_method, method, recording.values, facts, target
         )

@@ -18,6 +18,7 @@ from pairlens_server.errors import (
 from pairlens_server.images.admission import ImageLimits, measure
 from pairlens_server.images.sources import ImageDigest
 from pairlens_server.service.limits import ServiceLimits, check_count
+from pairlens_server.telemetry.record import Stage, staged
 
 Upload = tuple[bytes, ImageDigest | None]
 """A file, and what the client takes its digest to be."""
@@ -43,7 +44,8 @@ class ImageStore:
         by_key: dict[str, ImageDigest] = {}
         for digest in digests:
             by_key.setdefault(image_key(digest.sha256), digest)
-        missing = await self._cache.missing(list(by_key))
+        with staged(Stage.CACHE_GET):
+            missing = await self._cache.missing(list(by_key))
         return [digest for key, digest in by_key.items() if key in missing]
 
     async def upload(self, files: Sequence[Upload]) -> list[ImageDigest | PairlensError]:
@@ -57,16 +59,17 @@ class ImageStore:
         """
         self._check()
         check_count(files, self._limits.max_candidates + 1, "images")
-        found = await asyncio.get_running_loop().run_in_executor(
-            self._pool, _checked, files, self._limits.images, self._cache.largest_image_bytes
-        )
-        await self._cache.keep(
-            {
-                image_key(digest.sha256): data
-                for digest, (data, _) in zip(found, files, strict=True)
-                if isinstance(digest, ImageDigest)
-            }
-        )
+        with staged(Stage.DECODE):
+            found = await asyncio.get_running_loop().run_in_executor(
+                self._pool, _checked, files, self._limits.images, self._cache.largest_image_bytes
+            )
+        sound = {
+            image_key(digest.sha256): data
+            for digest, (data, _) in zip(found, files, strict=True)
+            if isinstance(digest, ImageDigest)
+        }
+        with staged(Stage.CACHE_PUT):
+            await self._cache.keep(sound)
         return found
 
     def _check(self) -> None:

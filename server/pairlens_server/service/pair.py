@@ -22,6 +22,7 @@ from pairlens_server.service.recorded import PictureRecording
 from pairlens_server.service.recordings import zero_embedding
 from pairlens_server.service.stopwatch import Stopwatch
 from pairlens_server.service.use_case import UseCase
+from pairlens_server.telemetry.record import name_call
 
 
 def resolve_method(method: PairMethod | None, facts: ModelFacts) -> PairMethod:
@@ -67,8 +68,10 @@ class PairUseCase(UseCase):
         """
         watch = Stopwatch()
         model = self._registry.get(command.model)
+        name_call(model=model.name)
         facts = self._engine.facts(model)
         method = resolve_method(command.method, facts)
+        name_call(method=method.name)
         recorder = self._recorder.of_call(command, watch)
         context = PairContext(command, model, facts, method, recorder, watch)
         call = _PairCall(context)

@@ -26,6 +26,7 @@ from pairlens_server.service.pair_context import PairContext, SplitMethod
 from pairlens_server.service.pictures import AdmittedPicture
 from pairlens_server.service.recorded import PictureRecording
 from pairlens_server.service.recordings import zero_embedding
+from pairlens_server.telemetry.record import Stage
 
 
 def compute_maps(
@@ -84,7 +85,7 @@ class PairMatcher:
             if isinstance(r, PictureRecording) and isinstance(c, AdmittedPicture)
         ]
         weights = self._region_weights(query, pictures)
-        with self._call.watch.stage("method"):
+        with self._call.watch.stage(Stage.METHOD):
             maps = await asyncio.to_thread(
                 compute_maps, self._call.method, recorded, usable, self._call.facts, weights
             )
@@ -98,7 +99,7 @@ class PairMatcher:
             assert isinstance(candidate, AdmittedPicture)
             return await self._match(query, candidate, maps, row_of[index])
 
-        with self._call.watch.stage("render"):
+        with self._call.watch.stage(Stage.ENCODE):
             return await gather_or_cancel([result(index) for index in range(len(recordings))])
 
     def _with_regions(
@@ -186,7 +187,7 @@ class PairMatcher:
                 return error
             maps = [_array(found.heatmap.float()) for found in findings]
             nothing = torch.zeros(())
-            with self._call.watch.stage("render"):
+            with self._call.watch.stage(Stage.ENCODE):
                 return PairMatch(
                     similarity=float(cosines(mine, other[None])[0]),
                     query=await self._side(query, maps[0], maps, nothing, nothing),

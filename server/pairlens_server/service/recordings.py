@@ -28,6 +28,7 @@ from pairlens_server.service.pictures import AdmittedPicture
 from pairlens_server.service.recorded import PictureRecording, Recorded
 from pairlens_server.service.stopwatch import Stopwatch
 from pairlens_server.service.threads import off_loop
+from pairlens_server.telemetry.record import Stage, staged
 
 PASSES = 32
 """What one call asks of the engine at a time: enough to fill batches while others are decoded."""
@@ -247,7 +248,8 @@ class CallRecorder:
                 found = await compute(keys)
             spent.append(found)
             weight = sum(value.numel() for value in found.values.values())
-            packed = await off_loop(weight, self._packed, model, picture, named, found.values)
+            with staged(Stage.CACHE_PUT):
+                packed = await off_loop(weight, self._packed, model, picture, named, found.values)
             self._cache.store({k: v for k, v in packed.items() if named[k] not in unkept})
             return packed
 

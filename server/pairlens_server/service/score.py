@@ -28,6 +28,7 @@ from pairlens_server.service.score_sources import MapSource, MethodMaps, togethe
 from pairlens_server.service.score_subjects import ScoreContext, Subject, find_subject
 from pairlens_server.service.stopwatch import Stopwatch
 from pairlens_server.service.use_case import UseCase
+from pairlens_server.telemetry.record import Stage, name_call
 
 
 class ScoreUseCase(UseCase):
@@ -51,6 +52,7 @@ class ScoreUseCase(UseCase):
             PairlensError: What the caller is told went wrong.
         """
         model = self._registry.get(command.model)
+        name_call(model=model.name)
         facts = self._engine.facts(model)
         check_command(command, facts, self._limits)
         watch = Stopwatch()
@@ -86,12 +88,12 @@ class _ScoreCall:
         await asyncio.to_thread(self._resolved, self._board(settings.height * settings.width))
         subject = await find_subject(self._context)
         made = await self._source.maps(self._command, self._mapped(subject))
-        with self._watch.stage("method"):
+        with self._watch.stage(Stage.METHOD):
             maps = await asyncio.to_thread(self._placed, subject, made)
             board = self._board(maps[subject.reading.changed[0]].cells)
             metrics = await asyncio.to_thread(self._resolved, board)
         probed = await self._probe(subject, metrics, maps, board)
-        with self._watch.stage("method"):
+        with self._watch.stage(Stage.METHOD):
             results = await asyncio.to_thread(
                 self._judge, subject, metrics, maps, probed.found, board
             )

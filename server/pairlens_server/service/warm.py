@@ -28,6 +28,7 @@ from pairlens_server.service.recordings import CallRecorder
 from pairlens_server.service.stopwatch import Stopwatch
 from pairlens_server.service.targets import check_target, resolve_method
 from pairlens_server.service.use_case import UseCase
+from pairlens_server.telemetry.record import name_call
 
 
 class WarmUseCase(UseCase):
@@ -40,6 +41,7 @@ class WarmUseCase(UseCase):
             PairlensError: What the caller is told went wrong with the whole call.
         """
         model = self._registry.get(command.model)
+        name_call(model=model.name)
         facts = self._engine.facts(model)
         check_count(command.images, self._limits.max_candidates, "images")
         if command.cache is CachePolicy.BYPASS:

@@ -1,0 +1,44 @@
+"""What an administrator is told of a model that could not be loaded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+from pairlens_server.engine.worker import is_out_of_memory
+from pairlens_server.errors import (
+    ConfigurationError,
+    ConfigurationInvalidError,
+    OutOfMemoryError,
+    PairlensError,
+)
+
+_log = logging.getLogger(__name__)
+
+
+def load_failure(name: str, error: Exception) -> PairlensError:
+    """The error that says why a model cannot be served; what nobody foresaw is logged.
+
+    Args:
+        name: Of the model.
+        error: What loading it, or its first passes, raised.
+    """
+    if any(map(_did_not_fit, _with_causes(error))):
+        return OutOfMemoryError(f"model {name!r} does not fit into memory beside what is served")
+    if isinstance(error, ConfigurationError):
+        return ConfigurationInvalidError(str(error))
+    if isinstance(error, PairlensError):
+        return type(error)(f"model {name!r} cannot run: {error.message}")
+    _log.error("model %r cannot be loaded", name, exc_info=error)
+    return ConfigurationInvalidError(f"model {name!r} cannot be loaded; the server's log says why")
+
+
+def _did_not_fit(error: BaseException) -> bool:
+    return is_out_of_memory(error) or isinstance(error, OutOfMemoryError)
+
+
+def _with_causes(error: BaseException) -> Iterator[BaseException]:
+    # A network that does not run as configured is one error, whatever it was that went wrong.
+    while error is not None:
+        yield error
+        error = error.__cause__  # type: ignore[assignment]

@@ -1,0 +1,1 @@
+"""Mixed load for minutes or hours: `python -m tests.soak --minutes 60`."""
