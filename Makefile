@@ -48,7 +48,7 @@ bench: $(INSTALLED) ## Measure speed against named baselines; QUICK=1 repeats le
 tools: ## Install, as root on Debian, the programs that some tests run.
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-		faketime haproxy iproute2 nftables prometheus
+		curl faketime haproxy iproute2 jq nftables openssl procps prometheus
 
 local: $(INSTALLED) ## Start three replicas with their Redis on this machine; see docs/operating.md.
 	@$(BIN)/python -m deploy.local
