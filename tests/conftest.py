@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from tests.server_process import ServerProcess, server_process, write_models
+
+# A suite that runs in the background has interrupts ignored, and so would the programs that tests
+# start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MAX_IMAGE_BYTES = 2_000_000
 MAX_IMAGE_PIXELS = 4_000_000
