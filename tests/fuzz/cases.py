@@ -24,6 +24,9 @@ from pairlens.v1 import (
 from tests.fuzz.messages import MODELS, change, fresh
 from tests.fuzz.pictures import picture, whole
 
+MAX_REQUEST_BYTES = 2_000_000
+"""What the server that is fuzzed takes."""
+
 DATA_TOKEN = "fuzz-data-token-0001"
 ADMIN_TOKEN = "fuzz-admin-token-0001"
 
@@ -110,6 +113,9 @@ def case_of(random: Random) -> Case:
     data = _request(random, path).SerializeToString()
     if random.random() < 0.25:
         data = _damaged_wire(random, data)
+    if random.random() < 0.002:
+        # A field of a newer contract, which is longer than anything taken.
+        data += b"\xc2\x3e\x80\x89\x7a" + bytes(MAX_REQUEST_BYTES)
     cancel_s = random.choice((0.001, 0.01, 0.1)) if random.random() < 0.02 else 0.0
     timeout_s = random.choice((0.02, 0.3, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0))
     return Case(path, data, _metadata(random, path), timeout_s, cancel_s)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.fuzz.cases import ADMIN_TOKEN, DATA_TOKEN
+from tests.fuzz.cases import ADMIN_TOKEN, DATA_TOKEN, MAX_REQUEST_BYTES
 from tests.fuzz.messages import MODELS
 from tests.server_process import ServerProcess, server_process, write_models
 
@@ -16,12 +16,12 @@ from tests.server_process import ServerProcess, server_process, write_models
 _FLAGS = (
     *("--max-image-bytes", "200000"),
     *("--max-image-pixels", "1000000"),
-    *("--max-request-bytes", "2000000"),
+    *("--max-request-bytes", str(MAX_REQUEST_BYTES)),
     *("--max-rendered-pixels", "1000000"),
-    *("--max-bytes-under-way", "8000000"),
+    *("--max-bytes-under-way", str(MAX_REQUEST_BYTES)),
     *("--max-candidates", "16"),
     *("--max-copies", "64"),
-    *("--max-queued", "256"),
+    *("--max-queued", "40"),
     *("--cache-bytes", "8000000"),
     *("--image-cache-bytes", "2000000"),
     *("--log-calls", "none"),

@@ -16,7 +16,7 @@ from tests.fuzz.corpus import CORPUS
 from tests.fuzz.mutators import MUTATORS
 from tests.fuzz.targets import TARGETS
 
-_GUIDED_S = 6
+_GUIDED_S = 4
 
 guided = pytest.mark.skipif(
     importlib.util.find_spec("atheris") is None, reason="atheris is not installed"

@@ -13,7 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from pairlens.v1 import common_pb2
 from pairlens_server.errors import PairlensError
 from pairlens_server.rpc.errors import CODES, DOMAIN
-from tests.fuzz.cases import METHODS, Case, answer_type
+from tests.fuzz.cases import MAX_REQUEST_BYTES, METHODS, Case, answer_type
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,18 @@ def problem_with(case: Case, outcome: Outcome) -> str:
 def _problem_without_details(case: Case, outcome: Outcome) -> str:
     if outcome.code not in _OF_GRPC:
         return f"{outcome.code.name} without details: {outcome.details}"
+    if outcome.code is grpc.StatusCode.RESOURCE_EXHAUSTED and not _is_large(case):
+        return f"RESOURCE_EXHAUSTED without details: {outcome.details}"
     if outcome.code is grpc.StatusCode.CANCELLED and not case.cancel_s:
         return f"CANCELLED, though the client did not: {outcome.details}"
     if outcome.code is grpc.StatusCode.UNIMPLEMENTED and case.path in METHODS:
         return f"a method of the contract is UNIMPLEMENTED: {outcome.details}"
     return ""
+
+
+def _is_large(case: Case) -> bool:
+    metadata = sum(len(key) + len(value) for key, value in case.metadata)
+    return len(case.data) > MAX_REQUEST_BYTES or metadata > _MAX_METADATA
 
 
 def _problem_with_status(status: status_pb2.Status) -> str:
@@ -100,6 +107,8 @@ def _problem_with_answer(case: Case, data: bytes) -> str:
     return ""
 
 
+# Of which gRPC takes 8 KB, its own included.
+_MAX_METADATA = 7000
 _ITEM_BYTES = {1: 4, 2: 2, 3: 1, 4: 8, 5: 1}
 
 

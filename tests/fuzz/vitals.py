@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 import psutil
@@ -48,6 +49,13 @@ def vitals_of(server: ServerProcess) -> Vitals:
     with process.oneshot():
         memory = process.memory_info().rss / 2**20
         return Vitals(memory, process.num_fds(), process.num_threads())
+
+
+def peak_mib(server: ServerProcess) -> float:
+    """The most memory that it has occupied so far."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text(encoding="ascii")
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 def rested(server: ServerProcess, before: Vitals | None = None) -> Vitals:
