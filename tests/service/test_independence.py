@@ -1,16 +1,12 @@
-"""Answers never depend on what the cache held: bit for bit, in every method, rounding and all.
-
-Where passes are of one kind, that is. A pass that computes attention in the open, for rollout,
-adds up in another order than the fused kernel; the last test is about answers made of both.
-"""
+"""Answers never depend on what the cache held: bit for bit, in every method, rounding and all."""
 
 from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
 import pytest
 import pytest_asyncio
+import torch
 
 from pairlens_server.cache import packing
 from pairlens_server.cache.codec import encode
@@ -19,10 +15,8 @@ from pairlens_server.cache.memory import MemoryTier
 from pairlens_server.cache.policy import CachePolicy
 from pairlens_server.cache.tiers import Cache
 from pairlens_server.methods.rollout import Rollout
-from pairlens_server.methods.similarity import PooledDecomposition, Redistribution
-from pairlens_server.recording.attention import DotProductReading
+from pairlens_server.recording.primitives import Embedding
 from pairlens_server.service.commands import ClassTarget, ExplainCommand, PairCommand
-from pairlens_server.service.score_commands import EmbedCommand
 from tests.service.conftest import Bench
 from tests.service.every_method import MEAN, PARTNERS, PICTURE, explanations, pairs
 from tests.service.watching import assert_same, watch
@@ -42,7 +36,6 @@ async def shared():
 @pytest.fixture
 def bench(shared, monkeypatch):
     monkeypatch.setattr(packing, "SMALL", 0)
-    monkeypatch.setattr(DotProductReading, "can_stand_in", False)
     shared.memory.clear()
     yield shared
     shared.memory.clear()
@@ -96,26 +89,16 @@ async def everywhere(bench, command):
     return kept
 
 
-async def test_passes_of_both_kinds_agree_to_rounding(shared):
-    shared.memory.clear()
-    method = PooledDecomposition(redistribution=Redistribution.ROLLOUT)
-    rollout = ExplainCommand(MEAN, PICTURE, Rollout())
-    pair = PairCommand(MEAN, PICTURE, (PARTNERS[0],), method)
-    # The embeddings of one pass, then matrices of another, and both of one.
-    await shared.use_cases.embed(EmbedCommand(MEAN, (PICTURE, PARTNERS[0])))
-    mixed = [await shared.use_cases.explain(rollout), await shared.use_cases.pair(pair)]
-    whole = [
-        await shared.use_cases.explain(dataclasses.replace(rollout, cache=CachePolicy.BYPASS)),
-        await shared.use_cases.pair(dataclasses.replace(pair, cache=CachePolicy.BYPASS)),
-    ]
-    np.testing.assert_allclose(mixed[0].heatmap, whole[0].heatmap, rtol=2e-5)
-    ours, theirs = mixed[1].results[0], whole[1].results[0]
-    assert ours.similarity == pytest.approx(theirs.similarity, abs=2e-6)
-    largest = float(np.abs(theirs.query.heatmap).max())
-    np.testing.assert_allclose(
-        ours.query.heatmap, theirs.query.heatmap, rtol=0, atol=2e-5 * largest
-    )
-    shared.memory.clear()
+async def test_rollout_alone_and_in_company_agrees_to_rounding(shared):
+    """Alone, its pass computes attention in the open; in company the fused kernel does."""
+    model, pixels = shared.models[MEAN], shared.pixels(MEAN, PICTURE)
+    (row,) = Rollout().resolve(shared.engine.facts(model)).needs(shared.engine.facts(model), None)
+    alone = (await shared.engine.record(model, pixels, (row,))).values
+    company = (await shared.engine.record(model, pixels, (row, Embedding()))).values
+    embedded = (await shared.engine.record(model, pixels, (Embedding(),))).values
+    assert not torch.equal(alone[row], company[row])
+    torch.testing.assert_close(alone[row], company[row], rtol=2e-5, atol=0)
+    assert torch.equal(company[Embedding()], embedded[Embedding()])
 
 
 @pytest.mark.parametrize("case", explanations(predicted=True))

@@ -54,7 +54,7 @@ def attend_in_the_open(
     """The layer's output along with its fused matrices, where that beats having both apart.
 
     Args:
-        wanted: What the layer is to give, each with its pictures.
+        wanted: What the layer is to give, each with its pictures, in a pass for nothing else.
         reading: The layer, in a pass without a graph.
         layout: Of the model's tokens.
 

@@ -32,6 +32,7 @@ from pairlens_server.recording.primitives import (
     Embedding,
     FeatureGradient,
     FeatureMap,
+    FusedAttention,
     GradientRule,
     GradientWeightedAttention,
     HiddenActivations,
@@ -122,6 +123,11 @@ class InstrumentedPass:
             self._read_out(features.detach())
         return self._found
 
+    @property
+    def _wants_matrices_alone(self) -> bool:
+        # Everything else has the same bits whatever shares its pass, which the kernel gives.
+        return all(isinstance(activation, FusedAttention) for activation in self._wanted)
+
     def _of(self, kind: type[Activation]) -> list[tuple[Activation, list[int]]]:
         return [(a, list(p)) for a, p in self._wanted.items() if isinstance(a, kind)]
 
@@ -173,7 +179,7 @@ class InstrumentedPass:
             if isinstance(a, OfAttention) and a.block == block
         }
         layout = self._body.facts.layout
-        opened = attend_in_the_open(here, reading, layout) if self._rule is None else None
+        opened = attend_in_the_open(here, reading, layout) if self._wants_matrices_alone else None
         if opened is None:
             output = attend()
         else:
