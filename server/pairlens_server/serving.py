@@ -47,6 +47,7 @@ async def serve(settings: ServerSettings) -> NoReturn:
     except BaseException:
         await parts.server.close()
         await _end(parts)
+        parts.pool.shutdown()
         raise
     orders.ready(parts.models.begin)
     resting = asyncio.create_task(_rest(parts, settings))
@@ -146,10 +147,13 @@ def _code(parts: Parts) -> int:
 
 
 async def _end(parts: Parts) -> None:
-    """End all but the gRPC server, which refuses calls for as long as the process lives."""
+    """End all but the gRPC server, which refuses calls for as long as the process lives.
+
+    Nor the threads for pictures: calls that are cut off may still be on their way to them, and
+    would be told of a bug.
+    """
     await parts.engine.stop()
     await parts.cache.stop()
-    parts.pool.shutdown()
     await parts.telemetry.stop()
 
 
