@@ -4,9 +4,9 @@ timm computes attention with a fused kernel that never holds the matrix. A readi
 keeps the queries and keys that the kernel was given, and recomputes from them only
 what a method needs: a class-token row costs 0.01 % of a forward pass of ViT-B/16, the
 head mean of all blocks 2 % of its operations (`2·L·N²·D` of `L·(24·N·D² + 4·N²·D)`).
-Where whole matrices are wanted and the kernel is no faster than its parts, as on the CPU, the
-reading takes the kernel's place and gives both: rollout costs 1.01 to 1.03 forward passes then, and 1.10
-beside the kernel.
+Where whole matrices are wanted and nothing else, and the kernel is no faster than its parts, as on
+the CPU, the reading takes the kernel's place and gives both: rollout costs 1.01 to 1.03 forward
+passes then, and 1.10 beside the kernel.
 """
 
 from __future__ import annotations
