@@ -56,6 +56,8 @@ def running(tools, tmp_path_factory):
 
 
 def test_it_says_what_runs(running):
+    # It writes set.json, for which the fixture waits, before it says all this.
+    until(lambda: "Stop:" in running.output, "it has said how to stop it")
     state = running.state
     assert [replica["name"] for replica in state["replicas"]] == ["replica-1", "replica-2"]
     for fact in (
@@ -131,7 +133,7 @@ def test_a_rolling_restart_fails_no_call(running):
         assert not report.failures, report.failures
         assert len(report.calls) > 100
         assert report.slowest_s() < 15
-    assert "all replicas have been started anew" in running.output
+    until(lambda: "all replicas have been started anew" in running.output, "it says so")
 
 
 def test_what_dies_starts_again(running):

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -239,16 +240,23 @@ def restored():
 
 
 @pytest.mark.parametrize(("said", "expected"), [(None, "NONE"), ("DEBUG", "DEBUG")])
-def test_the_core_of_grpc_is_silent_unless_asked(monkeypatch, restored, tmp_path, said, expected):
-    monkeypatch.setenv("GRPC_VERBOSITY", said or "")
-    if said is None:
-        monkeypatch.delenv("GRPC_VERBOSITY")
+def test_the_core_of_grpc_is_silent_unless_asked(said, expected):
+    # In a process of its own: gRPC reads it once, when it is imported.
+    environment = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
+    if said is not None:
+        environment["GRPC_VERBOSITY"] = said
+    look = "import os, sys, pairlens_server; print(os.getenv(sys.argv[1]), 'grpc' in sys.modules)"
+    command = [sys.executable, "-c", look, "GRPC_VERBOSITY"]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == [expected, "False"]
+
+
+def test_lines_below_the_level_and_of_pillow_are_left_out(restored, tmp_path):
     with (tmp_path / "log").open("w") as stream:
         set_up_logging("info", as_json=True, stream=stream)
         logging.getLogger("a").info("said")
         logging.getLogger("a").debug("not said")
         logging.getLogger("PIL").warning("nor this")
-        assert os.environ["GRPC_VERBOSITY"] == expected
         for handler in logging.getLogger().handlers:
             handler.flush()
     (line_,) = written(tmp_path / "log")

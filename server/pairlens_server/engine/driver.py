@@ -250,7 +250,6 @@ def _report(batch: Batch, seconds: float, outcomes: Sequence[Outcome]) -> BatchR
     chunk = batch.chunk
     return BatchReport(
         model=batch.model.name,
-        is_probe=chunk is not None,
         pictures=len(batch.entries) if chunk is None else chunk.stop - chunk.start,
         cost=batch.cost,
         seconds=seconds,

@@ -135,7 +135,6 @@ class BatchReport:
 
     Attributes:
         model: Name.
-        is_probe: Whether it was a chunk of a probe.
         pictures: That shared the pass; of a probe, its copies.
         cost: Plain forward passes of one picture.
         seconds: On the device thread.
@@ -143,7 +142,6 @@ class BatchReport:
     """
 
     model: str
-    is_probe: bool
     pictures: int
     cost: float
     seconds: float

@@ -55,11 +55,11 @@ class AttentionTap(HookedMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """See `TorchFunctionMode`."""
-        attend = partial(function, *args, **(kwargs or {}))
         if function is not F.scaled_dot_product_attention or self._inside is None:
-            return attend()
-        queries, keys, values = args[:3]
+            return function(*args, **(kwargs or {}))
         others = dict(kwargs or {})
+        attend = partial(function, *args, **others)
+        queries, keys, values = args[:3]
         scale = others.pop("scale", None) or queries.shape[-1] ** -0.5
         # A mask, dropout or causality, by place or by name.
         is_plain = not (any(map(_is_set, args[3:])) or any(map(_is_set, others.values())))

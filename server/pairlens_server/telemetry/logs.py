@@ -234,9 +234,6 @@ def set_up_logging(level: str, *, as_json: bool, stream: TextIO | None = None) -
         stream: Instead of stderr; needs a file descriptor.
     """
     global _handler
-    # gRPC's core writes past all this, in a format of its own, and waits where nobody reads: a
-    # line for each stranger who does not speak TLS. It looks at this when it is first used.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     handler = BackgroundHandler((stream or sys.stderr).fileno())
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
