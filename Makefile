@@ -9,8 +9,6 @@ INSTALLED := $(VENV)/.installed
 # protobuf than the one that runs, hence an environment of its own.
 PROTOC_VENV := .venv-protoc
 PROTOC_INSTALLED := $(PROTOC_VENV)/.installed
-# Its packages are no part of what it looks up.
-AUDIT_VENV := .venv-audit
 
 .PHONY: help demo test lint bench tools local soak fuzz audit protos train clean
 
@@ -59,13 +57,11 @@ soak: $(INSTALLED) ## Mixed load for MINUTES (5): nothing may grow or fail.
 fuzz: $(INSTALLED) ## Throw COUNT (100000) mutated requests and pictures at a server.
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --count $(or $(COUNT),100000)
 
-audit: ## Look the pinned packages up in a database of known holes.
-	@test -d $(AUDIT_VENV) || $(PYTHON) -m venv $(AUDIT_VENV)
-	@$(AUDIT_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.7'
-	@$(AUDIT_VENV)/bin/python deploy/audit.py
+audit: $(INSTALLED) ## Look the pinned packages up in a database of known holes.
+	@$(BIN)/python deploy/audit.py
 
 protos: $(PROTOC_INSTALLED) ## Regenerate the stubs from protos/.
 	$(PYTHON) protos/generate.py --python $(PROTOC_VENV)/bin/python --out client
 
 clean: ## Remove what make made.
-	rm -rf $(VENV) $(PROTOC_VENV) $(AUDIT_VENV) demo-output bench-results.json build dist
+	rm -rf $(VENV) $(PROTOC_VENV) demo-output bench-results.json build dist

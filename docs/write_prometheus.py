@@ -29,7 +29,7 @@ With `metrics_listen` set ([configuration.md](configuration.md)) a server answer
 |---|---|
 | `/metrics` | all metrics, in the format of Prometheus or of OpenMetrics, packed by gzip if asked |
 | `/livez` | 200 `ok`; 503 where a new process would do better, and why |
-| `/readyz` | 200 `ok` while calls are welcome; 503 `loading`, `draining` or `dead` |
+| `/readyz` | 200 `ok` while calls are welcome; 503 `loading`, `draining`, `dead`, or why it hangs |
 
 ```sh
 pairlens-server --metrics-listen 127.0.0.1:9464
@@ -39,19 +39,23 @@ curl http://127.0.0.1:9464/metrics
 The port has threads of its own, which answer although the event loop hangs; whoever can reach it
 can read it, so keep it inside the cluster. `/livez` fails when the event loop has been silent for
 {SILENT_S:g} s, a batch has been on the device for `stall_s`, or the device can run nothing any
-more. Neither path depends on Redis, whose loss costs time alone.
+more, and `/readyz` does then, too. Neither path depends on Redis, whose loss costs time alone.
 
 Counters and histograms count as things happen; gauges and the cache's counters are those of a
 moment {BEAT_S:g} s ago at most. Durations are in seconds, sizes in bytes, and costs in forward
 passes of one picture. Histograms of durations have the buckets of `latency_buckets_s`; the label
 values `none` and `unknown` stand for what a call does not name, and for names that are none, so
-that strangers cannot make series.
+that strangers cannot make series. A model that is replaced goes on counting under its name; of one
+that is removed the gauges go, and what was counted stays until the process ends.
 """
 
 _TAIL = f"""\
 ## Logs
 
-Lines go to stderr, as text or (`log_format: json`) as one JSON object each: `time`, `level`,
+Lines go to stderr, as text or (`log_format: json`) as one JSON object each; stdout has one or two
+lines of plain text, `listening on HOST:PORT` and `metrics on HOST:PORT`, and a process that cannot
+start, or crashes, says why in its last words. So where both come together, as in `kubectl logs`,
+read them with `jq -R 'fromjson?'`. An object has `time`, `level`,
 `logger`, `message`; `request_id` on every line that belongs to a call; `traceback` where there is
 one. A call's own line is of the logger `{CALL_LOGGER}` and has `rpc`, `code`, `seconds`, `peer`
 and `stages` (seconds of each), and where they are known `reason`, `client`, `model`, `method` and

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import grpc
@@ -58,12 +59,15 @@ def chain(leaf: trustme.LeafCert) -> bytes:
 
 
 def client_credentials(
-    root: trustme.CA, own: trustme.CA | None = None, name: str = "indexer"
+    root: trustme.CA,
+    own: trustme.CA | None = None,
+    name: str = "indexer",
+    not_after: datetime | None = None,
 ) -> grpc.ChannelCredentials:
     """Of a client that trusts one authority, with a certificate of another, if any."""
     if own is None:
         return grpc.ssl_channel_credentials(root.cert_pem.bytes())
-    leaf = own.issue_cert(f"{name}.internal", common_name=name)
+    leaf = own.issue_cert(f"{name}.internal", common_name=name, not_after=not_after)
     return grpc.ssl_channel_credentials(
         root.cert_pem.bytes(), leaf.private_key_pem.bytes(), chain(leaf)
     )

@@ -88,10 +88,13 @@ MODELS: tuple[dict[str, Any], ...] = (
 )
 
 
-def write_models(folder: Path, names: Sequence[str] | None = None) -> Path:
-    """Write a models file with all models, or those named."""
+def write_models(
+    folder: Path, names: Sequence[str] | None = None, also: Sequence[dict[str, Any]] = ()
+) -> Path:
+    """Write a models file with all models, or those named, and others if there are any."""
     (folder / "labels.txt").write_text("\n".join(LABELS) + "\n", encoding="utf-8")
     models = [model for model in MODELS if names is None or model["name"] in names]
+    models += also
     path = folder / "models.yaml"
     path.write_text(yaml.safe_dump({"models": models}), encoding="utf-8")
     return path

@@ -54,6 +54,38 @@ def test_nothing_that_stands_there(text):
     assert str(refused.value).isprintable()
 
 
+def laughs(levels: int) -> str:
+    """Ten of ten of ten ..."""
+    lines = [f"a0: &a0 [{', '.join('x' * 10)}]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, levels)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        laughs(9),
+        "a0: &a0 {x: 1}\n"
+        + "\n".join(f"a{n}: &a{n}\n  <<: [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)),
+        "&a [*a]",
+        "a: &a {b: {c: *a}}",
+    ],
+)
+def test_aliases_of_aliases(text):
+    """Some hundred characters that took all memory of whoever looked at what they stand for."""
+    with pytest.raises(ConfigurationError, match=r"^server\.yaml: holds itself, or more than "):
+        parse_yaml(text.encode(), "server.yaml")
+
+
+def test_aliases_and_merges():
+    text = "a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: [*a, *a]\n" + laughs(4).replace("a", "d")
+    found = parse_yaml(text.encode(), "server.yaml")
+    assert found["b"] == {"x": 1, "y": 3}
+    assert found["c"] == [{"x": 1, "y": 2}] * 2
+    assert found["d3"][9][9][9] == ["x"] * 10
+    assert parse_yaml(b"", "server.yaml") is None
+
+
 def test_files(tmp_path):
     path = tmp_path / "server.yaml"
     path.write_text("a: [1, x]\n")

@@ -64,6 +64,7 @@ class AdministrationCalls(Connection):
             lambda stubs: stubs.admin.Drain,
             admin_service_pb2.DrainRequest(),
             self._deadline(timeout),
+            repeatable=False,  # by then another of several servers would answer
         )
         return response.calls_under_way
 

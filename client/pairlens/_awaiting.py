@@ -12,8 +12,8 @@ from pairlens import _fork, _request_ids, _security, _tracing
 from pairlens._blocking import closed_error, deadline_error
 from pairlens._channel import ChannelSettings, open_aio_channel
 from pairlens._failures import from_rpc
-from pairlens._steps import Rpc, Sleep, Step, Steps, Stubs, Wait, Work
-from pairlens.errors import PairlensError
+from pairlens._steps import Deadline, Rpc, Sleep, Step, Steps, Stubs, Wait, Work
+from pairlens.errors import DeadlineExceededError, PairlensError
 
 _T = TypeVar("_T")
 
@@ -84,7 +84,7 @@ class AwaitingDriver:
         stubs = self._stubs()
         # The stubs are typed by the other kind of channel.
         method = cast("grpc.aio.UnaryUnaryMultiCallable[Any, Any]", step.method(stubs))
-        token = await _security.aio_call_metadata(self._settings)
+        token = await self._token(step.deadline)
         named = (*_request_ids.metadata(), *_tracing.metadata())
         try:
             return await method(
@@ -101,6 +101,21 @@ class AwaitingDriver:
             if not self.closed or _being_cancelled():
                 raise
             raise closed_error() from error
+
+    async def _token(self, deadline: Deadline) -> _security.Metadata:
+        """Who calls; a function that is too slow to say so is not waited for."""
+        if not callable(self._settings.token):
+            return _security.call_metadata(self._settings)
+        asking = asyncio.ensure_future(_security.aio_call_metadata(self._settings))
+        try:
+            await asyncio.wait([asking], timeout=max(0.0, deadline.remaining()))
+            if not asking.done():
+                raise DeadlineExceededError(
+                    f"the function given as token said nothing within {deadline.timeout:.3g} s"
+                )
+            return asking.result()
+        finally:
+            asking.cancel()
 
     def _stubs(self) -> Stubs:
         if self.closed:

@@ -91,6 +91,8 @@ class _Tasks(Generic[_T]):
 
     def _ended(self, task: asyncio.Task[Item[_T]]) -> None:
         self._under_way.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen, also where nobody asks for the item any more
         self._turns.release()
         if not self._many.ordered:
             self._next.put_nowait(task)

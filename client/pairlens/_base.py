@@ -8,7 +8,7 @@ import re
 import socket
 from collections.abc import Callable
 from functools import update_wrapper
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from pairlens import _fork, _security
 from pairlens._calls import Calls
@@ -51,7 +51,8 @@ class ClientBase:
             tls: Encrypt the connection. True: the server's certificate is signed by a public
                 authority; `TlsFiles` names files for others, and for mutual TLS.
             token: Says who calls, to servers that ask for it; a function is asked for each
-                call. Refused where it would travel unencrypted over a network.
+                call, that of an `AsyncClient` awaited where it has to be. Refused where it
+                would travel unencrypted over a network.
             token_over_plaintext: Send it unencrypted all the same.
 
         Raises:
@@ -81,6 +82,12 @@ class ClientBase:
     def name(self) -> str:
         """Who calls."""
         return self._named or _own_name()
+
+    def __reduce__(self) -> NoReturn:
+        # Its connection is this process's, and its token is for nobody's files.
+        raise TypeError(
+            f"{type(self).__name__} can be neither copied nor pickled: make one where it is needed"
+        )
 
     def _start(self) -> None:
         """Begin without knowing anything of the server, and without a channel."""

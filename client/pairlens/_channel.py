@@ -45,8 +45,6 @@ _OPTIONS: tuple[tuple[str, str | int], ...] = (
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
     # The target decides alone, not a TXT record of its domain.
     ("grpc.service_config_disable_resolution", 1),
-    # Requests over the default of 256 KiB, most pictures, are never retried.
-    ("grpc.per_rpc_retry_buffer_size", 64 * 2**20),
     # A peer that vanished without a word is given up within 22 s, in time for a repetition
     # elsewhere before the default timeout of 30 s. The server takes pings every 10 s.
     ("grpc.keepalive_time_ms", 12_000),
@@ -136,6 +134,9 @@ def _credentials(settings: ChannelSettings) -> grpc.ChannelCredentials:
 def _options(settings: ChannelSettings) -> list[tuple[str, str | int]]:
     options = [
         *_OPTIONS,
+        # Requests that do not fit, metadata included, are never repeated: most pictures with the
+        # default of 256 KiB.
+        ("grpc.per_rpc_retry_buffer_size", min(settings.max_message_bytes + 2**16, 2**31 - 1)),
         ("grpc.max_send_message_length", settings.max_message_bytes),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.primary_user_agent", f"pairlens-python/{pairlens.__version__}"),

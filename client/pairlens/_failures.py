@@ -74,7 +74,16 @@ _HINTS = (
         "it hung up at once; it may ask for TLS, or for a certificate of the client that it knows",
     ),
     ("backend unhealthy", "it says that it does not serve now: it is loading models, or stops"),
+    (
+        "health check call failed",
+        "it hung up, or a proxy in between refuses the call that watches its health, which it has "
+        "to answer with UNIMPLEMENTED",
+    ),
 )
+
+# What gRPC tells of a connection that broke during a call; the codes are those behind proxies, too.
+_BROKEN_CODES = ("UNAVAILABLE", "UNKNOWN", "INTERNAL", "CANCELLED")
+_BROKEN_SIGNS = ("Stream removed", "RST_STREAM", "Socket closed", "reset by peer", "ping timeout")
 
 
 def from_status(status: status_pb2.Status) -> PairlensError:
@@ -128,8 +137,12 @@ def from_rpc(error: grpc.RpcError, *, target: str, timeout: float) -> PairlensEr
         made = from_status(status)
     else:
         code, details = call.code().name, call.details() or ""
-        kind, message = _plain(code, details, target, timeout)
-        made = kind(message, code=code)
+        if _is_broken(code, details):
+            made = errors.UnavailableError(f"the connection to {target} broke: {details}")
+            made.interrupted = True
+        else:
+            kind, message = _plain(code, details, target, timeout)
+            made = kind(message, code=code)
     made.request_id = made.request_id or request_id(call.trailing_metadata())
     return made
 
@@ -153,6 +166,12 @@ def _missing(failure: error_details_pb2.PreconditionFailure) -> tuple[MissingIma
     return tuple(found)
 
 
+def _is_broken(code: str, details: str) -> bool:
+    """Whether a connection broke while a server was at the call; else it was never made."""
+    signs = any(sign in details for sign in _BROKEN_SIGNS)
+    return signs and code in _BROKEN_CODES and "last error" not in details
+
+
 def _plain(code: str, details: str, target: str, timeout: float) -> tuple[type[PairlensError], str]:
     """Class and message of a status that gRPC itself made up."""
     if code == "RESOURCE_EXHAUSTED" and "larger than max" in details:
@@ -169,6 +188,7 @@ def _plain(code: str, details: str, target: str, timeout: float) -> tuple[type[P
         return errors.DeadlineExceededError, f"no answer from {target} within {timeout:.3g} s"
     if code == "UNAVAILABLE":
         hint = next((hint for sign, hint in _HINTS if sign in details), "")
+        hint = hint or _of_target(target, details)
         why = f"{hint} ({details})" if hint else details
         return errors.UnavailableError, f"no pairlens server can be reached at {target}: {why}"
     if code == "UNIMPLEMENTED":
@@ -177,6 +197,17 @@ def _plain(code: str, details: str, target: str, timeout: float) -> tuple[type[P
             f"the server at {target} does not offer this call: {details}",
         )
     return _CODES.get(code, PairlensError), f"{target} answered {code}: {details}"
+
+
+def _of_target(target: str, details: str) -> str:
+    """What is likely wrong with a target as it is written; "" for nothing."""
+    if target.startswith(("http://", "https://")):
+        return "a target is HOST:PORT, without http:// before it"
+    if not any(sign in target for sign in ":/"):
+        return "without a port it is port 443 that is meant"
+    if target.startswith("localhost:") and "ipv6:%5B::1%5D:" in details:
+        return "this is of [::1], and localhost is 127.0.0.1 as well: that as the target says more"
+    return ""
 
 
 def _code_name(number: int) -> str:

@@ -158,7 +158,7 @@ def encode(image: ImageInput | EncodedImage, *, field: str = "image") -> SentIma
     if isinstance(image, (EncodedImage, StoredImage)):
         return image
     if isinstance(image, (str, os.PathLike)):
-        return _from_path(Path(image), field)
+        return _from_path(Path(os.fsdecode(image)), field)
     if isinstance(image, (bytes, bytearray, memoryview)):
         if not len(image):
             raise InvalidParameterError(f"{field} is empty", field=field)

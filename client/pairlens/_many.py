@@ -77,7 +77,8 @@ class ManyCalls(ExplainingCalls):
 
         Pictures are read when there is room for more, never more than twice `concurrency`
         ahead of what was yielded, so that `images` may be endless. `Client` reads them in the
-        caller's thread: an iterable that makes it wait holds up results, too. A picture that
+        caller's thread, and `AsyncClient` in the event loop's unless they are asynchronous:
+        an iterable that makes it wait holds up results, too. A picture that
         fails, for whatever reason, is yielded as an `ItemFailure` and leaves the others alone.
         Closing the iterator, by leaving its loop or otherwise, cancels what is under way.
 
@@ -212,17 +213,26 @@ def _attempted(
         name = name_of(given)
         return ItemResult(index=index, name=name, result=(yield from call(given)))
     except PairlensError as error:
-        return ItemFailure(index=index, name=name, error=error)
+        failure = error
     except NotAPictureError as error:
-        refused = InvalidParameterError(str(error))
-        refused.__cause__ = error
-        return ItemFailure(index=index, name=name, error=refused)
+        failure = InvalidParameterError(str(error))
+        failure.__cause__ = error
+    _forget_frames(failure)
+    return ItemFailure(index=index, name=name, error=failure)
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Drop tracebacks: their frames hold the picture and the request as long as the error lives."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
 
 
 def _name(image: object) -> str:
     """What a picture is called."""
     if isinstance(image, (str, os.PathLike)):
-        return os.fspath(image)
+        return os.fsdecode(image)
     # Of pictures that were encoded before, and of files that PIL has opened.
     return str(getattr(image, "name", "") or getattr(image, "filename", "") or "")
 

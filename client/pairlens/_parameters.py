@@ -88,10 +88,7 @@ class Family:
         for parameter, value in parameters.items():
             where = f"{self.field}.{name}.{parameter}"
             if parameter not in fields:
-                takes = f"takes {', '.join(fields)}" if fields else "takes no parameters"
-                raise InvalidParameterError(
-                    f"unknown parameter {parameter!r}; {name} {takes}", field=where
-                )
+                raise InvalidParameterError(_unknown(parameter, name, known), field=where)
             _write(message, fields[parameter], value, where)
 
     def read(self, container: Message) -> tuple[str, Arguments] | None:
@@ -170,6 +167,15 @@ def enum_name(enum: EnumDescriptor, number: int) -> str:
     # The prefix is that of the zero value, which the style guide fixes as _UNSPECIFIED.
     prefix = enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
     return enum.values_by_number[number].name.removeprefix(prefix).lower()
+
+
+def _unknown(parameter: str, name: str, known: Mapping[str, tuple[ParameterField, ...]]) -> str:
+    """What a choice takes in the place of a parameter, and which choices take that."""
+    takers = [one for one, fields in known.items() if parameter in (field.name for field in fields)]
+    takes = f"takes {', '.join(field.name for field in known[name])}" if known[name] else ""
+    return f"unknown parameter {parameter!r}; {name} {takes or 'takes no parameters'}" + (
+        f"; {parameter} is of {', '.join(takers)}" if takers else ""
+    )
 
 
 def _parameter(field: FieldDescriptor) -> ParameterField:

@@ -6,9 +6,11 @@ Tokens are secrets: none is shown by any message or representation made here.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import ipaddress
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -21,7 +23,7 @@ from pairlens.errors import InvalidParameterError, PairlensError, Unauthenticate
 if TYPE_CHECKING:
     from pairlens._channel import ChannelSettings
 
-Token: TypeAlias = "str | Callable[[], str]"
+Token: TypeAlias = "str | Callable[[], str | Awaitable[str]]"
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 
@@ -104,29 +106,57 @@ def call_metadata(settings: ChannelSettings) -> Metadata:
     Raises:
         UnauthenticatedError: The function failed (the cause says how); errors of this
             package are passed on as they are.
-        InvalidParameterError: It returned no token.
+        InvalidParameterError: It returned no token, or one to be awaited.
     """
-    token = settings.token
-    if token is None:
+    if settings.token is None:
         return ()
-    if callable(token):
-        try:
-            token = token()
-        except PairlensError:
-            raise
-        except Exception as error:
-            # Its text is left out: it may hold the secret.
-            raise UnauthenticatedError(
-                f"the function given as token failed: {type(error).__name__}", field="token"
-            ) from error
-    return (("authorization", f"Bearer {_checked(token)}"),)
+    token = _asked(settings.token)
+    if inspect.iscoroutine(token):
+        token.close()  # else Python warns that it was never awaited
+    if inspect.isawaitable(token):
+        raise InvalidParameterError(
+            "a function that is awaited for the token is for AsyncClient", field="token"
+        )
+    return _authorization(token)
 
 
 async def aio_call_metadata(settings: ChannelSettings) -> Metadata:
-    """The same, asking a function in a thread: it may read a file, or call somebody."""
-    if callable(settings.token):
-        return await asyncio.to_thread(call_metadata, settings)
-    return call_metadata(settings)
+    """The same, asking a function in a thread: it may read a file, or call somebody.
+
+    What it returns is awaited if it has to be.
+    """
+    if not callable(settings.token):
+        return call_metadata(settings)
+    token = await asyncio.to_thread(_asked, settings.token)
+    if inspect.isawaitable(token):
+        with _told():
+            token = await token
+    return _authorization(token)
+
+
+def _asked(token: Token) -> object:
+    if not callable(token):
+        return token
+    with _told():
+        return token()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What a caller's function raises, as an error of the call."""
+    try:
+        yield
+    except PairlensError:
+        raise
+    except Exception as error:
+        # Its text is left out: it may hold the secret.
+        raise UnauthenticatedError(
+            f"the function given as token failed: {type(error).__name__}", field="token"
+        ) from error
+
+
+def _authorization(token: object) -> Metadata:
+    return (("authorization", f"Bearer {_checked(token)}"),)
 
 
 def is_local(target: str) -> bool:

@@ -28,9 +28,14 @@ from pairlens import (
     cli_warm,
 )
 from pairlens.cli_arguments import OneLineParser, UsageError
-from pairlens.cli_connection import ENVIRONMENT
+from pairlens.cli_connection import ENVIRONMENT, tokenless
 from pairlens.cli_output import printable, told
-from pairlens.errors import ConfigurationInvalidError, PairlensError, RequestTooLargeError
+from pairlens.errors import (
+    ConfigurationInvalidError,
+    PairlensError,
+    RequestTooLargeError,
+    UnauthenticatedError,
+)
 
 _FAILED, _MISTAKE, _INTERRUPTED = 1, 2, 130
 _MISTAKES = (
@@ -44,14 +49,14 @@ _MISTAKES = (
 _EPILOG = """\
 examples:
   pairlens models
-  pairlens methods --model deit_tiny
+  pairlens methods --model demo-vit
   pairlens explain cat.jpg --out cat-map.png
   pairlens explain cat.jpg --method all --out all.png
   pairlens attention cat.jpg --out attention.png
   pairlens pair query.jpg a.jpg b.jpg --out pairs.png
   pairlens score cat.jpg --method rollout --out curves.png
-  pairlens evaluate photos --model deit_tiny --methods rollout,grad_cam --out run
-  pairlens warm gallery --model deit_tiny
+  pairlens evaluate photos --model demo-vit --methods rollout,grad_cam --out run
+  pairlens warm gallery --model demo-vit
   pairlens cache stats
   pairlens server status
 
@@ -80,7 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         return _fail(str(error), _MISTAKE)
     except PairlensError as error:
-        return _fail(told(error), _MISTAKE if _is_mistake(error) else _FAILED)
+        text = told(error)
+        if isinstance(error, UnauthenticatedError) and tokenless(arguments):
+            text += "; --token-file or PAIRLENS_TOKEN_FILE names a file with one"
+        return _fail(text, _MISTAKE if _is_mistake(error) else _FAILED)
     except BrokenPipeError:
         # The reader has enough, as `head` does; nothing more may be written to it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pairlens import cli_connection, specs
 from pairlens._connection import DEFAULT_TIMEOUT_S
@@ -21,6 +22,8 @@ from pairlens.targets import SimilarTo
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction["OneLineParser"]
 
+# Of a mistyped word and what was meant; less would name what merely begins alike.
+_LIKENESS = 0.7
 _SCALES = {
     MethodKind.EXPLANATION: (ColorScale.IMAGE, ColorScale.FIXED),
     MethodKind.PAIR: tuple(ColorScale),
@@ -28,15 +31,57 @@ _SCALES = {
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose complaints are one line, without the usage above them."""
+    """A parser whose complaints are one line, without the usage above them.
+
+    They name what is nearest to a word that was mistyped, and the command whose help has the rest.
+    """
 
     def error(self, message: str) -> NoReturn:
         """End the process with exit code 2."""
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As its parent's, but for words that no command takes: this one refuses its own."""
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            flag = unknown[0].partition("=")[0]
+            near = _near(flag, self._option_string_actions) if flag.startswith("--") else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
+        return namespace, unknown
 
-def add_command(commands: Commands, name: str, summary: str, epilog: str) -> OneLineParser:
-    """Add a command with the arguments that all commands take."""
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        choices = [str(choice) for choice in action.choices]
+        raise argparse.ArgumentError(
+            action,
+            f"invalid choice: {value!r}{_near(str(value), choices)} "
+            f"(choose from {', '.join(choices)})",
+        )
+
+
+def _near(word: str, words: Iterable[str]) -> str:
+    found = get_close_matches(word[:100], words, 1, _LIKENESS)
+    return f"; near: {found[0]}" if found else ""
+
+
+def add_command(
+    commands: Commands,
+    name: str,
+    summary: str,
+    epilog: str,
+    *,
+    timeout: str = f"{DEFAULT_TIMEOUT_S:g}",
+) -> OneLineParser:
+    """Add a command with the arguments that all commands take.
+
+    Args:
+        commands: Of the program, or of a command that has some of its own.
+        name: What it is called by.
+        summary: What it does, in a line.
+        epilog: What stands below the flags in its help.
+        timeout: Seconds of each call where --timeout is not given, for the help.
+    """
     parser = commands.add_parser(
         name,
         help=summary,
@@ -49,7 +94,7 @@ def add_command(commands: Commands, name: str, summary: str, epilog: str) -> One
         "--timeout",
         metavar="SECONDS",
         type=float,
-        help=f"how long each call may take (default {DEFAULT_TIMEOUT_S:g})",
+        help=f"how long each call may take (default {timeout})",
     )
     parser.add_argument(
         "--json", action="store_true", help="print the whole result as one JSON document"

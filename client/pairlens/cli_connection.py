@@ -127,6 +127,11 @@ def blame(error: InvalidParameterError) -> UsageError | None:
     return None
 
 
+def tokenless(arguments: argparse.Namespace) -> bool:
+    """Whether no token is given by a flag or the environment."""
+    return not (arguments.token_file or _environment("token_file") or _environment("token"))
+
+
 def _tls(arguments: argparse.Namespace) -> bool | TlsFiles:
     """The files of TLS, or whether it is used."""
     flags = {name: getattr(arguments, name) for name in _FILES}

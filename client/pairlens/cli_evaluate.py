@@ -35,7 +35,7 @@ Evaluations:
 
 Written to --out: journal.jsonl, from which the same command goes on after an interruption,
 and one with another --limit from what it shares; table.csv, table.json, plots (.png) and
-report.html. Without --timeout each call may take 300 seconds here.
+report.html.
 
 --profile reference is the evaluation of the thesis: average drop and increase and the maps are
 of the picture's label (the curves of the predicted class), so that --target is label unless
@@ -53,7 +53,11 @@ examples:
 def add_command(commands: Commands) -> None:
     """Add the command."""
     parser = cli_arguments.add_command(
-        commands, "evaluate", "Measure on a data set which methods give faithful maps.", _EPILOG
+        commands,
+        "evaluate",
+        "Measure on a data set which methods give faithful maps.",
+        _EPILOG,
+        timeout="300",
     )
     parser.add_argument("dataset", type=Path, metavar="FOLDER|CSV", help="labelled pictures")
     parser.add_argument("--model", required=True, metavar="NAME", help="served model")
@@ -83,7 +87,7 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
         "--metrics",
         metavar="A,B,...",
         help="with parameters in parentheses: 'deletion(steps=32),insertion' (default: those "
-        "above; see `pairlens metrics`)",
+        "named below; see `pairlens metrics`)",
     )
     group.add_argument(
         "--profile",

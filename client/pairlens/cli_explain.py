@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pairlens import _saving, cli_arguments, cli_output, cli_parameters, cli_results, cli_sheet
+from pairlens._connection import DEFAULT_TIMEOUT_S
 from pairlens.cli_arguments import UsageError
 from pairlens.cli_results import Outcome
 from pairlens.client import Client
@@ -42,7 +43,11 @@ examples:
 def add_command(commands: Commands) -> None:
     """Add the command."""
     parser = cli_arguments.add_command(
-        commands, "explain", "Show where a model looks in pictures.", _EPILOG
+        commands,
+        "explain",
+        "Show where a model looks in pictures.",
+        _EPILOG,
+        timeout=f"{DEFAULT_TIMEOUT_S:g}, with --method all {cli_sheet.TIMEOUT_S:g}",
     )
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="picture files")
     parser.add_argument(

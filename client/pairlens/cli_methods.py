@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _EPILOG = """\
 examples:
   pairlens methods
-  pairlens methods --model deit_tiny       and why it cannot give the others
+  pairlens methods --model demo-vit       and why it cannot give the others
   pairlens methods --json | jq -r '.models[0].methods[] | select(.refusal == "") | .name'
 """
 

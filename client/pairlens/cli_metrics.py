@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _EPILOG = """\
 examples:
   pairlens metrics
-  pairlens metrics --model deit_tiny
+  pairlens metrics --model demo-vit
   pairlens metrics --json | jq -r '.metrics[].name'
 """
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _EPILOG = """\
 examples:
   pairlens models
-  pairlens models deit_tiny        methods, parameters with defaults, limits
+  pairlens models demo-vit         methods, parameters with defaults, limits
   pairlens models --json | jq -r '.models[].name'
 """
 
@@ -50,7 +50,17 @@ def print_models(models: tuple[ModelInfo, ...]) -> None:
     """Print what a server serves, a line each."""
     cli_output.print_table(
         "",
-        ("model", "architecture", "input", "grid", "pooling", "classes", "device", "methods"),
+        (
+            "model",
+            "architecture",
+            "input",
+            "grid",
+            "pooling",
+            "classes",
+            "device",
+            "methods of explain",
+            "methods of pair",
+        ),
         [
             (
                 model.name,
@@ -60,11 +70,17 @@ def print_models(models: tuple[ModelInfo, ...]) -> None:
                 model.pooling,
                 model.classes,
                 f"{model.device} {model.dtype}",
-                ", ".join(method.name for method in model.methods if method.supported),
+                _supported(model, MethodKind.EXPLANATION),
+                _supported(model, MethodKind.PAIR),
             )
             for model in models
         ],
     )
+
+
+def _supported(model: ModelInfo, kind: MethodKind) -> str:
+    methods = (method for method in model.methods if method.supported and method.kind is kind)
+    return ", ".join(method.name for method in methods)
 
 
 def _print_details(details: ModelDetails) -> None:

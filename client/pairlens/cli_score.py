@@ -44,7 +44,13 @@ written "name" or "name(parameter=value,...)"; lists inside take commas, too:
 
 def add_command(commands: Commands) -> None:
     """Add the command."""
-    parser = cli_arguments.add_command(commands, "score", "Score how faithful a map is.", _EPILOG)
+    parser = cli_arguments.add_command(
+        commands,
+        "score",
+        "Score how faithful a map is.",
+        _EPILOG,
+        timeout=f"{_TIMEOUT_S:g}",
+    )
     parser.add_argument("image", type=Path, metavar="IMAGE", help="picture file")
     parser.add_argument(
         "--out",

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pairlens import cli_arguments, cli_models, cli_output
+from pairlens._administration import RELOAD_TIMEOUT_S
 from pairlens.client import Client
 from pairlens.errors import DeadlineExceededError, UnavailableError
 
@@ -38,9 +39,8 @@ examples:
 
 _RELOAD_EPILOG = """\
 Reads the models file of the server anew, as SIGHUP does: what is new or changed is loaded and
-warmed up before it is served, what is gone is served no more. Calls go on meanwhile. --timeout is
-600 seconds here, if not given. Only the server that answers is told: name each of several by its
-own address.
+warmed up before it is served, what is gone is served no more. Calls go on meanwhile. Only the
+server that answers is told: name each of several by its own address.
 
 examples:
   pairlens server reload
@@ -79,7 +79,11 @@ def add_command(commands: Commands) -> None:
     )
     status.set_defaults(run=run_status)
     reload = cli_arguments.add_command(
-        own, "reload", "Have the server read its models file anew.", _RELOAD_EPILOG
+        own,
+        "reload",
+        "Have the server read its models file anew.",
+        _RELOAD_EPILOG,
+        timeout=f"{RELOAD_TIMEOUT_S:g}",
     )
     reload.set_defaults(run=run_reload)
     drain = cli_arguments.add_command(

@@ -31,7 +31,7 @@ ALL = "all"
 """What --method takes for every method."""
 
 # The slowest methods run a forward pass for each channel or cell.
-_TIMEOUT_S = 600.0
+TIMEOUT_S = 600.0
 # After these no other method of the same picture can do better.
 _FATAL = (ImageUndecodableError, ImageTooLargeError, ModelNotFoundError, UnavailableError)
 
@@ -48,7 +48,7 @@ def run(
     """
     parameters = cli_parameters.parameters(arguments)
     outcomes: list[Outcome] = []
-    with cli_arguments.open_client(arguments, timeout=_TIMEOUT_S) as client:
+    with cli_arguments.open_client(arguments, timeout=TIMEOUT_S) as client:
         model = _model(client, arguments.model)
         methods = _methods(model, target, arguments.max_cost)
         _check_parameters(parameters, methods)

@@ -91,7 +91,11 @@ class _Tally:
 def add_command(commands: Commands) -> None:
     """Add the command."""
     parser = cli_arguments.add_command(
-        commands, "warm", "Fill a server's cache for the pictures of a folder.", _EPILOG
+        commands,
+        "warm",
+        "Fill a server's cache for the pictures of a folder.",
+        _EPILOG,
+        timeout=f"{_TIMEOUT_S:g}",
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="pictures, in folders or not")
     parser.add_argument("--model", required=True, metavar="NAME", help="served model")

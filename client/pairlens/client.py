@@ -49,8 +49,8 @@ class Client(ClientBase):
     """A connection to one pairlens server, or to several behind one name.
 
     Safe to share between threads. Use it as a context manager, or `close()` it.
-    Calls that found no server, and calls that the server's full queue refused, are
-    made again within their timeout. A picture is sent once: large ones, and those that are
+    Calls that found no server, whose connection broke, or that the server's full queue refused,
+    are made again within their timeout. A picture is sent once: large ones, and those that are
     sent again, travel as the hash of their file where the server keeps pictures, and are
     brought again when it has lost them.
 

@@ -168,9 +168,14 @@ class DeadlineExceededError(PairlensError):
 
 
 class UnavailableError(PairlensError):
-    """No server answers at the target, or the connection broke."""
+    """No server answers at the target, or the connection broke.
+
+    Attributes:
+        interrupted: Whether the connection broke during the call, which a server may have done.
+    """
 
     default_code = "UNAVAILABLE"
+    interrupted: bool = False
 
 
 class NotReadyError(UnavailableError):

@@ -136,9 +136,18 @@ def panel_grid(
 
 
 def title_of(explanation: Explanation) -> str:
-    """Model and method, and on a second line the parameters."""
+    """Model and method, and on a second line the parameters in which the panels are alike."""
     name, _, parameters = str(explanation.method).partition("(")
-    return f"{explanation.provenance.model}: {name}\n{parameters.removesuffix(')')}"
+    shown = [
+        parameter
+        for parameter in parameters.removesuffix(")").split(", ")
+        if not _differs(explanation.panels, parameter.partition("=")[0])
+    ]
+    return f"{explanation.provenance.model}: {name}\n{', '.join(shown)}"
+
+
+def _differs(panels: Sequence[Panel], parameter: str) -> bool:
+    return parameter in ("block", "head") and len({getattr(p, parameter) for p in panels}) > 1
 
 
 def _named(panel: Panel, strengths: dict[int, float]) -> str:

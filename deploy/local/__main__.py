@@ -88,7 +88,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def _count(text: str) -> int:
     count = int(text)
     if count < 1:
-        raise ValueError("at least one")
+        raise argparse.ArgumentTypeError("at least 1")
     return count
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -65,6 +65,8 @@ class LocalSet:
         """
         self._say = say
         self._options = options
+        self._state_file = options.folder / STATE_FILE
+        self._started = False
         self._rolled = 0
         self._rolling = False
         ports = Ports()
@@ -107,16 +109,18 @@ class LocalSet:
         """Run everything and wait until it is ready.
 
         Raises:
-            PartError: Something does not come up.
+            PartError: Something does not come up; nobody waits for the rest any more.
         """
+        self._state_file.unlink(missing_ok=True)  # of an earlier set
         # What is in front last, so that it finds ready replicas at its first look.
         for parts in (self._stores, self._servers, self._fronts):
-            await asyncio.gather(*(part.start() for part in parts))
+            await _together(part.start() for part in parts)
+        self._started = True
         self._write_state()
 
     async def keep(self) -> None:
         """Start what dies again, until this is cancelled."""
-        await asyncio.gather(*(part.keep() for part in self._all()))
+        await _together(part.keep() for part in self._all())
 
     async def rolling_restart(self) -> None:
         """Drain and start each replica anew, one after the other; stop at one that fails."""
@@ -125,10 +129,11 @@ class LocalSet:
             return
         self._rolling = True
         try:
-            for part in self._servers:
+            for place, part in enumerate(self._servers):
+                if place:
+                    await asyncio.sleep(SETTLE_S)
                 self._say(f"{part.recipe.name} drains and starts anew")
                 await part.restart()
-                await asyncio.sleep(SETTLE_S)
             self._rolled += 1
             self._write_state()
             self._say("all replicas have been started anew")
@@ -169,8 +174,8 @@ class LocalSet:
         return fronts
 
     def _write_state(self) -> None:
-        """Tell scripts what runs, once all of it has run."""
-        if not all(part.pid for part in self._all()):
+        """Tell scripts what runs, once all of it has been ready."""
+        if not self._started:
             return
         servers = zip(self.replicas, self._servers, strict=True)
         state = {
@@ -190,7 +195,17 @@ class LocalSet:
             "prometheus": self.prometheus_url,
             "rolling_restarts": self._rolled,
         }
-        path = self._options.folder / STATE_FILE
-        draft = path.with_suffix(".new")
+        draft = self._state_file.with_suffix(".new")
         draft.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-        draft.replace(path)  # so that a reader sees the old one or the new one, whole
+        draft.replace(self._state_file)  # so that a reader sees the old one or the new one, whole
+
+
+async def _together(works: Iterable[Coroutine[object, object, None]]) -> None:
+    """Do all at the same time; when one fails, the others are cancelled."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

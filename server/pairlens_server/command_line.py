@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +119,7 @@ def _readable(error: ValidationError) -> str:
     name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
         return f"{name if name.isprintable() else repr(name)}: no such setting{more}"
-    given = "" if name in _SECRETS else f", not {first['input']!r}"
+    given = "" if name in _SECRETS else f", not {reprlib.repr(first['input'])}"
     return f"{name} ({flag_of(name)}, {variable_of(name)}): {message}{given}{more}"
 
 

@@ -64,6 +64,7 @@ def compose(settings: ServerSettings, orders: Orders) -> Parts:
         settings.max_request_bytes,
         max_bytes_under_way=settings.max_bytes_under_way,
         max_concurrent_streams=settings.max_concurrent_streams,
+        max_connections=settings.max_connections,
         reflects=settings.reflection,
         authorizer=Authorizer.from_file(settings.tokens_file),
         call_ended=telemetry.call_ended,

@@ -137,6 +137,9 @@ class ServerSettings(BaseSettings):
     max_concurrent_streams: int = Field(256, ge=1, le=65_535)
     """Calls that one connection may have under way; gRPC keeps more waiting."""
 
+    max_connections: int = Field(1000, ge=1, lt=2**31)
+    """Connections that may be open; more are closed at once."""
+
     max_bytes_under_way: int = Field(2**30, ge=1)
     """Bytes of all requests under way together; more are refused with QUEUE_FULL."""
 

@@ -108,9 +108,17 @@ class UnauthenticatedError(PairlensError):
 
 
 class PermissionDeniedError(PairlensError):
-    """The call is for administrators, and its token is not one's."""
+    """The call is for administrators, and its token is not one's.
+
+    Attributes:
+        caller: Whose token it is.
+    """
 
     reason = "PERMISSION_DENIED"
+
+    def __init__(self, message: str, *, caller: str = ""):
+        super().__init__(message)
+        self.caller = caller
 
 
 class ConfigurationInvalidError(PairlensError):
@@ -157,3 +165,7 @@ class DrainingError(PairlensError):
 
 class ConfigurationError(Exception):
     """The server cannot start as configured; shown to the operator, never to a caller."""
+
+
+class DeviceError(Exception):
+    """The device, or its memory, keeps the server from starting, perhaps for a while; likewise."""

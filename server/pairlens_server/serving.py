@@ -17,7 +17,7 @@ from pairlens_server.composition import Parts, compose
 from pairlens_server.config import ServerSettings
 from pairlens_server.idle import give_back_when_idle
 from pairlens_server.models.config import ModelConfig, load_model_configs
-from pairlens_server.rpc.credentials import server_credentials
+from pairlens_server.rpc.credentials import ServerTls
 from pairlens_server.rpc.exposure import exposures
 from pairlens_server.signals import Orders
 from pairlens_server.telemetry.state import Phase
@@ -38,9 +38,10 @@ async def serve(settings: ServerSettings) -> NoReturn:
     Raises:
         ConfigurationError: The server cannot start as configured.
     """
-    configs = load_model_configs(settings.models)
     orders = Orders()
+    # Before the models file is read: a SIGHUP that comes after may mean what it says then.
     orders.listen()
+    configs = load_model_configs(settings.models)
     parts = compose(settings, orders)
     try:
         await _start(parts, settings, configs)
@@ -70,9 +71,9 @@ async def _start(parts: Parts, settings: ServerSettings, configs: Sequence[Model
         metrics = telemetry.listen(settings.metrics_listen, parts.state)
     credentials = None
     if settings.tls_cert_file is not None and settings.tls_key_file is not None:
-        credentials = server_credentials(
-            settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file
-        )
+        tls = ServerTls(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file)
+        credentials = tls.credentials()
+        telemetry.watch_certificate(tls.not_after)
     # Before the models load, so that a taken port is told at once.
     address = server.bind(settings.listen, credentials)
     for exposure in exposures(settings):

@@ -21,8 +21,8 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     ),
     "Limits": (
         *("max_request_bytes", "max_bytes_under_way", "max_concurrent_streams"),
-        *("max_image_bytes", "max_image_pixels", "max_candidates", "max_rendered_pixels"),
-        *("max_match_values", "max_target_embeddings", "max_copies"),
+        *("max_connections", "max_image_bytes", "max_image_pixels", "max_candidates"),
+        *("max_rendered_pixels", "max_match_values", "max_target_embeddings", "max_copies"),
     ),
     "Batching": ("max_batch", "max_wait_ms", "max_queued", "probe_chunk"),
     "Cache": ("cache_bytes", "image_cache_bytes", "cache_precision"),

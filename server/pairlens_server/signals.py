@@ -1,15 +1,19 @@
 """What the process is told to do: by signals, and by those who run it over AdminService.
 
 SIGTERM stops in an orderly way and SIGINT does too, without waiting for load balancers to notice; a
-second one of either stops at once. SIGHUP has the models file read again.
+second one of either stops at once, and so does the first one while models load. SIGHUP has the
+models file read again. Before there is an event loop, `app.py` heeds signals.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import Callable
+
+_log = logging.getLogger(__name__)
 
 
 class Orders:
@@ -56,6 +60,8 @@ class Orders:
     def _asked_to_stop(self, number: int) -> None:
         if self._reload is None:
             # While loading there is no call to finish, and a thread that loads cannot be stopped.
+            _log.info("told to stop while the models load")
+            logging.shutdown()
             os._exit(0)
         self._signals += 1
         if self._signals > 1:

@@ -23,7 +23,9 @@ GOODPUT_AIM = 0.9
 _CLIENTS = 8
 _AT_ONCE = 32  # in the closed loop that finds the capacity: enough for full batches
 _LEAD_S = 2 * DEADLINE_S  # for the queue to become what it is under this load
-FAILED_AIM = 0.05
+FAILED_AIM = 0.01
+"""What makes the 99th percentile of the calls that were taken on less than their deadline."""
+
 REFUSED_WITHIN_S = 0.25 * DEADLINE_S
 """A refusal comes at once. What fails later was taken on, and its caller waited for nothing."""
 
@@ -65,9 +67,14 @@ class Answers:
         return len(self.good_s) / self.seconds
 
     @property
+    def admitted_s(self) -> list[float]:
+        """How long each call lasted that was taken on, whatever became of it."""
+        return self.good_s + self.failed_s
+
+    @property
     def failed_share(self) -> float:
         """Of the calls that were taken on, those that were not answered in time."""
-        return len(self.failed_s) / max(1, len(self.good_s) + len(self.failed_s))
+        return len(self.failed_s) / max(1, len(self.admitted_s))
 
 
 def load_rows(quick: bool) -> list[Row]:
@@ -131,7 +138,7 @@ def _rows(capacity: float, found: dict[float, Answers], effort: str) -> list[Row
     )
     title = f"open-loop Explain(rollout), ViT-Ti/16, {DEADLINE_S:g} s deadline, {effort}"
     best = max(answers.goodput for answers in found.values())
-    slowest = max(_p99(answers.good_s) for answers in found.values())
+    slowest = max(_p99(answers.admitted_s) for answers in found.values())
     failed = max(answers.failed_share for answers in found.values())
     return [
         Row(
@@ -145,7 +152,7 @@ def _rows(capacity: float, found: dict[float, Answers], effort: str) -> list[Row
             note=f"capacity {capacity:.1f}; goodput {goodputs} times capacity; {sending}",
         ),
         Row(
-            name=f"{title}: p99 of answered calls, at the worst load, vs the deadline",
+            name=f"{title}: p99 of calls taken on, at the worst load, vs the deadline",
             ours=slowest,
             baseline=DEADLINE_S,
             unit="s",
@@ -165,8 +172,7 @@ def _rows(capacity: float, found: dict[float, Answers], effort: str) -> list[Row
             aim=FAILED_AIM,
             better="lower",
             note=", ".join(
-                f"{len(a.failed_s)} of {len(a.failed_s) + len(a.good_s)} at {load:g}"
-                for load, a in found.items()
+                f"{len(a.failed_s)} of {len(a.admitted_s)} at {load:g}" for load, a in found.items()
             ),
         ),
     ]

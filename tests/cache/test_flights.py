@@ -282,6 +282,7 @@ async def test_every_rider_has_waited_for_the_stages_of_the_work():
     await asyncio.gather(*tasks, return_exceptions=True)
     (work,) = seen
     assert work.request_id == "leader"
+    assert work.is_over
     end_s = time.perf_counter()
     spent = [seconds_of(call.runs(end_s)) for call in calls]
     assert [seconds.keys() for seconds in spent] == [{Stage.COMPUTE}] * 3

@@ -227,6 +227,39 @@ async def test_a_token_is_asked_for_each_call(server: Running):
     assert sent == ["Bearer one-token", "Bearer two-token"]
 
 
+async def test_a_token_may_have_to_be_awaited(server: Running):
+    async def token() -> str:
+        await asyncio.sleep(0)
+        return "a-token"
+
+    async def broken() -> str:
+        raise OSError("the vault says a-secret")
+
+    async with AsyncClient(server.target, timeout=10, token=token) as client:
+        await client.list_models()
+    assert server.service.metadata[-1]["authorization"] == "Bearer a-token"
+    async with AsyncClient(server.target, timeout=10, token=broken) as client:
+        with pytest.raises(errors.UnauthenticatedError, match=r"token failed: OSError$"):
+            await client.list_models()
+
+
+async def test_a_token_that_is_slow_is_waited_for_until_the_deadline(server: Running):
+    released = threading.Event()
+
+    def slow() -> str:
+        released.wait(10)
+        return "a-token"
+
+    async with AsyncClient(server.target, timeout=10, token=slow) as client:
+        with pytest.raises(errors.DeadlineExceededError, match=r"token said nothing within 0\.2 s"):
+            await client.list_models(timeout=0.2)
+        assert not released.is_set()
+        assert not server.service.calls
+        waiting = asyncio.create_task(client.list_models())
+        released.set()
+        assert len(await waiting) == 2
+
+
 async def test_a_closed_client(server: Running):
     client = AsyncClient(server.target)
     await client.list_models()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent import futures
 
 import grpc
 import pytest
@@ -18,7 +19,10 @@ from pairlens.v1.admin_service_pb2_grpc import AdminServiceStub
 from pairlens.v1.explanation_service_pb2 import ExplainRequest
 from pairlens.v1.explanation_service_pb2_grpc import ExplanationServiceStub
 from pairlens.v1.model_service_pb2 import ListModelsRequest
-from pairlens.v1.model_service_pb2_grpc import ModelServiceStub
+from pairlens.v1.model_service_pb2_grpc import (
+    ModelServiceStub,
+    add_ModelServiceServicer_to_server,
+)
 from tests.client.scripted import Running, fails, png
 
 TIMEOUT_S = 10
@@ -159,6 +163,34 @@ async def test_calls_of_asyncio_are_repeated(server: Running):
     assert len(server.service.calls) == 4
 
 
+def test_calls_are_repeated_up_to_the_largest_request():
+    """Whatever that is: a server may take more than any buffer that we could guess."""
+    size, answers = 80 * 2**20, []
+
+    def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+        answers.append(len(request))
+        if len(answers) == 1:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "drains")
+        return b""
+
+    method = grpc.unary_unary_rpc_method_handler(answer)
+    handler = grpc.method_handlers_generic_handler(
+        "pairlens.v1.ExplanationService", {"Explain": method}
+    )
+    options = [("grpc.max_receive_message_length", -1)]
+    server = grpc.server(futures.ThreadPoolExecutor(1), [handler], options=options)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    settings = ChannelSettings(target=f"127.0.0.1:{port}", max_message_bytes=size)
+    try:
+        with open_channel(settings) as channel:
+            call = channel.unary_unary("/pairlens.v1.ExplanationService/Explain")
+            call(bytes(size), timeout=60)
+    finally:
+        server.stop(None).wait()
+    assert answers == [size, size]
+
+
 def test_who_calls_is_said(server: Running):
     models(ChannelSettings(target=server.target))
     agent = server.service.metadata[-1]["user-agent"]
@@ -202,3 +234,20 @@ def test_a_server_that_does_not_serve_says_so(server: Running):
     error = failure(ChannelSettings(target=server.target))
     assert type(error) is UnavailableError
     assert f"reached at {server.target}: it says that it does not serve now" in error.message
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED])
+def test_a_proxy_that_refuses_the_watch_of_the_health(server: Running, code: grpc.StatusCode):
+    watching = grpc.unary_stream_rpc_method_handler(lambda _, context: context.abort(code, "no"))
+    health = grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Watch": watching})
+    proxy = grpc.server(futures.ThreadPoolExecutor(4), [health])
+    add_ModelServiceServicer_to_server(server.service, proxy)
+    settings = ChannelSettings(target=f"127.0.0.1:{proxy.add_insecure_port('127.0.0.1:0')}")
+    proxy.start()
+    try:
+        if code is grpc.StatusCode.UNIMPLEMENTED:
+            assert models(settings) == 2
+        else:
+            assert "a proxy in between refuses the call" in failure(settings).message
+    finally:
+        proxy.stop(None).wait()

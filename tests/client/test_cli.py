@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import pairlens
+from pairlens.evaluation import DEFAULT_CALL_TIMEOUT_S
 from pairlens.v1 import explanation_service_pb2
 from tests.client.conftest import Run
 from tests.client.scripted import Running, Scripted, fails
@@ -22,6 +23,21 @@ def test_help(run: Run, command: list[str]):
     assert "examples:\n" in out
 
 
+@pytest.mark.parametrize(
+    ("command", "seconds"),
+    [
+        ("models", "30"),
+        ("explain", "30, with --method all 600"),
+        ("score", "600"),
+        ("evaluate", f"{DEFAULT_CALL_TIMEOUT_S:g}"),
+        ("warm", "600"),
+    ],
+)
+def test_help_tells_each_commands_own_timeout(run: Run, command: str, seconds: str):
+    text = " ".join(run(command, "--help")[1].split())
+    assert f"how long each call may take (default {seconds})" in text
+
+
 def test_version(run: Run):
     assert run("--version") == (0, f"pairlens {pairlens.__version__}\n", "")
 
@@ -30,7 +46,12 @@ def test_models(run: Run):
     code, out, err = run("models")
     assert (code, err) == (0, "")
     assert out.index("vit_tiny_patch16_224") < out.index("resnet18")
-    assert "rollout, raw_attention" in out
+    assert "methods of explain" in out
+    heading, _, vit, *_, cnn = (line for line in out.splitlines() if line.strip())
+    assert vit[heading.index("methods of explain") :].startswith("rollout, raw_attention")
+    assert vit[heading.index("methods of pair") :].strip() == ""
+    assert cnn[heading.index("methods of explain") :].startswith("grad_cam, pooled_decomposition  ")
+    assert cnn[heading.index("methods of pair") :].strip() == "pooled_decomposition, correspondence"
 
 
 def test_a_model(run: Run):

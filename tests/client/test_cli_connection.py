@@ -10,7 +10,7 @@ import pytest
 from pairlens import PairlensError, cli, cli_arguments
 from tests.client.certificates import Authority, server_credentials
 from tests.client.conftest import Run
-from tests.client.scripted import Running, Scripted
+from tests.client.scripted import Running, Scripted, fails
 
 TOKEN = "a-token-of-the-tests"
 VARIABLES = (
@@ -109,6 +109,34 @@ def test_a_token_over_plaintext(run: Run, token_file: Path, monkeypatch):
     assert run("models", *remote)[0] == 1
 
 
+def test_who_has_no_token_is_told_how_to_give_one(run: Run, service: Scripted, token_file: Path):
+    service.script.extend([fails("UNAUTHENTICATED", "who is it?", request_id="r-1")] * 2)
+    code, out, err = run("server", "reload")
+    assert (code, out) == (2, "")
+    assert err == (
+        "pairlens: who is it? (request r-1); --token-file or PAIRLENS_TOKEN_FILE names a file with "
+        "one\n"
+    )
+    code, _, err = run("server", "reload", "--token-file", token_file)
+    assert (code, err) == (2, "pairlens: who is it? (request r-1)\n")
+
+
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ("http://127.0.0.1:1", "a target is HOST:PORT, without http://"),
+        ("127.0.0.1", "without a port it is port 443"),
+        ("localhost:1", ""),
+    ],
+)
+def test_targets_that_are_likely_mistakes(run: Run, target: str, why: str):
+    code, _, err = run("models", "--server", target, "--timeout", 5)
+    assert code == 1
+    assert err.startswith(f"pairlens: no pairlens server can be reached at {target}: {why}")
+    # Of an address that localhost has twice, whichever was tried last.
+    assert ("[::1]" in err) == ("ipv6:" in err and target.startswith("localhost"))
+
+
 @pytest.mark.parametrize(
     ("flags", "environment", "message"),
     [
@@ -178,6 +206,6 @@ def test_mutual_tls_by_flags_and_by_the_environment(
 
 
 def test_status_that_waits_in_vain_says_for_what(run: Run, secured: Running):
-    code, _, err = run("server", "status", "--wait", 3, "--server", secured.target)
+    code, _, err = run("server", "status", "--wait", 2, "--server", secured.target)
     assert code == 1
     assert "it may ask for TLS" in err

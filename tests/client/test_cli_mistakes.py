@@ -18,7 +18,9 @@ MISTAKES = [
     (["explain", "cat.png", "--out", "m.png", "--scale", "pair"], "invalid choice: 'pair'"),
     (["explain", "cat.png", "--out", "m.npy", "--color-map", "jet"], "color_map: a .npy file"),
     (["explain", "cat.png", "--method", "grad"], "invalid choice: 'grad'"),
+    (["explain", "cat.png", "--method", "gradcam"], "invalid choice: 'gradcam'; near: grad_cam ("),
     (["explain", "cat.png", "--head", "1"], "unknown parameter 'head'; rollout takes"),
+    (["explain", "cat.png", "--unit", "1"], "; unit is of hidden_unit"),
     (["explain", "cat.png", "--profile", "best"], "invalid choice: 'best'"),
     (["explain", "cat.png", "--block", "-1", "--method", "raw_attention"], "block is an integer"),
     (["explain", "cat.png", "--model", "vit", "--method", "rollout", "--timeout", "0"], "timeout"),
@@ -84,7 +86,13 @@ MISTAKES = [
     (["score", "cat.png", "--target", "1", "--similar-to", "dog.png"], "not both"),
     (["score", "cat.png", "--out", "scores.npy"], "cannot write scores.npy: the suffix is one of"),
     (["score", "cat.png", "--out", "s.png", "--metrics", "average_drop"], "draws curves, which"),
-    (["explain", "cat.png", "--frobnicate"], "unrecognized arguments: --frobnicate"),
+    (["explain", "cat.png", "--frobnicate"], "unrecognized arguments: --frobnicate (see"),
+    (
+        ["explain", "cat.png", "--metod=rollout"],
+        "pairlens explain: unrecognized arguments: --metod=rollout; near: --method (see pairlens "
+        "explain --help)",
+    ),
+    (["server", "status", "now"], "pairlens server status: unrecognized arguments: now (see"),
     (["pair", "cat.png"], "the following arguments are required: CANDIDATE"),
     (["pair", "cat.png", "no.png"], "no such file: no.png"),
     (["pair", "notes.txt", "cat.png", "--model", "vit", "--profile", "paper"], "no model gives"),
@@ -92,7 +100,8 @@ MISTAKES = [
     (["pair", "cat.png", "dog.png", "cat.png", "--match-matrix", "m.npy"], "suffix .npz"),
     (["pair", "cat.png", "dog.png", "--match-matrix", "m.png"], "suffix .npy or .npz"),
     (["models", "unknown"], "no model 'unknown'"),
-    (["paint"], "invalid choice: 'paint'"),
+    (["paint"], "invalid choice: 'paint' (choose from models, "),
+    (["explian", "cat.png"], "invalid choice: 'explian'; near: explain (choose"),
     ([], "the following arguments are required: COMMAND"),
 ]
 

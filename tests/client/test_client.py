@@ -1,12 +1,15 @@
+import copy
+import pickle
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
 
-from pairlens import Client, PairFailure, PairMatch, Rendering, errors
+from pairlens import AsyncClient, Client, PairFailure, PairMatch, Rendering, errors
 from pairlens._steps import Deadline, Rpc
 from pairlens._transport import MAX_QUEUE_ATTEMPTS, call
 from pairlens.v1 import common_pb2, explanation_service_pb2, model_service_pb2
@@ -259,6 +262,13 @@ def test_wait_ready_waits_while_models_load(client: Client, service: Scripted):
     service.script.extend([fails("NOT_READY", retry_after=0.01)] * 99)
     with pytest.raises(errors.NotReadyError):
         client.wait_ready(2)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_client_is_neither_copied_nor_pickled(kind: type, how: Callable[[object], object]):
+    with pytest.raises(TypeError, match=f"^{kind.__name__} can be neither copied nor pickled"):
+        how(kind("localhost:1"))
 
 
 def test_a_closed_client(server: Running):

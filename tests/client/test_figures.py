@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from pairlens import InvalidParameterError, attention_figure, contact_sheet, panel_grid
-from pairlens.figures import CELL_SIDE
+from pairlens.figures import CELL_SIDE, title_of
 from tests.client.answers import explanation_of
 from tests.client.scripted_answers import MASK
 
@@ -106,6 +106,15 @@ def test_heads_and_blocks_are_a_matrix():
         assert len(panel_row) == len(same)
     labels = drawn[:, :60]
     assert (labels < 140).any()
+
+
+def test_titles_leave_out_what_differs_from_panel_to_panel():
+    every = {"each": "EACH_BLOCK_AND_HEAD", "block": 11}
+    made = explanation_of("raw_attention", **every)
+    assert "block=11" in str(made.method)
+    assert title_of(made) == "vit: raw_attention\neach=block_and_head"
+    one = dataclasses.replace(made, panels=made.panels[-1:])
+    assert title_of(one) == "vit: raw_attention\nblock=11, each=block_and_head"
 
 
 def test_the_matrix_puts_each_block_and_head_in_its_place():

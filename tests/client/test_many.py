@@ -1,6 +1,9 @@
 """What `explain_many` and `pair_many` of both clients answer."""
 
 import contextvars
+import gc
+import os
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -54,8 +57,10 @@ def test_names(kind: Kind, tmp_path: Path, pictures):
         StoredImage("0" * 64, 7, "far"),
         tmp_path / "none.png",
         None,
+        next(entry for entry in os.scandir(os.fsencode(tmp_path)) if entry.name == b"cat.png"),
     ]
     items = kind.items("explain_many", given, ordered=True)
+    assert isinstance(items[-1], ItemResult)
     assert [item.name for item in items] == [
         *map(str, given[:2]),
         "",
@@ -64,6 +69,7 @@ def test_names(kind: Kind, tmp_path: Path, pictures):
         "far",
         str(tmp_path / "none.png"),
         "",
+        str(tmp_path / "cat.png"),
     ]
 
 
@@ -82,6 +88,21 @@ def test_failures_stand_in_their_place(kind: Kind, tmp_path: Path):
     ]
     assert "none.png" in items[2].error.message
     assert "image is a path, the bytes of" in items[4].error.message
+
+
+def test_failures_hold_no_pictures(kind: Kind):
+    pictures: list[weakref.ref[EncodedImage]] = []
+
+    def inputs() -> Iterator[EncodedImage]:
+        for number in range(6):
+            picture = EncodedImage(b"broken" * number)  # the first fails here, the others there
+            pictures.append(weakref.ref(picture))
+            yield picture
+
+    items = kind.items("explain_many", inputs(), concurrency=2, model="vit")
+    assert [type(item) for item in items] == [ItemFailure] * 6
+    gc.collect()
+    assert [picture() for picture in pictures] == [None] * 6
 
 
 def test_a_server_that_fails_fails_items_alone(kind: Kind, service: Scripted):

@@ -1,11 +1,13 @@
 """How far `explain_many` reads and calls ahead, and what is left when it ends early."""
 
 import asyncio
+import gc
 import itertools
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 
 import pytest
 
@@ -225,6 +227,27 @@ async def test_what_the_inputs_raise_while_the_last_item_is_looked_at(
         await until_async(lambda: asyncio.all_tasks() == {asyncio.current_task()})
         with pytest.raises(OSError, match="the disk is gone"):
             await anext(items)
+
+
+class Surprise(os.PathLike):
+    """Fails as no picture should."""
+
+    def __fspath__(self) -> str:
+        raise KeyError("mine")
+
+
+async def test_what_nobody_asked_for_any_more_is_not_complained_of(
+    server: Running, caplog: pytest.LogCaptureFixture
+):
+    async with AsyncClient(server.target, timeout=10) as client:
+        given = [png(), Surprise()]
+        async with aclosing(client.explain_many(given, ordered=True, model="vit")) as items:
+            assert (await anext(items)).index == 0
+            await until_async(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+        with pytest.raises(KeyError, match="mine"):
+            [_ async for _ in client.explain_many(given, ordered=True, model="vit")]
+    gc.collect()
+    assert not [record for record in caplog.records if "never retrieved" in record.message]
 
 
 def test_closing_the_client_ends_the_iteration(service: Scripted, server: Running):

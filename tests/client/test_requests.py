@@ -62,7 +62,8 @@ def test_pair_parameters():
     [
         ("grad", {}, r"unknown method 'grad'; the methods are raw_attention, rollout, grad_cam"),
         ("rollout", {"block": 1}, r"unknown parameter 'block'; rollout takes start_block, end_b"),
-        ("affinity", {"x": 1}, "affinity takes no parameters"),
+        ("rollout", {"block": 1}, "raw_attention, raw_scores, .*, semantic_attention$"),
+        ("affinity", {"x": 1}, "affinity takes no parameters$"),
         ("raw_attention", {"block": -1}, "block is an integer from 0"),
         ("raw_attention", {"block": 2**32}, "block is an integer from 0"),
         ("raw_attention", {"block": 1.0}, "block is an integer from 0"),

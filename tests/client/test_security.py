@@ -1,6 +1,7 @@
 """Tokens and certificates, before they meet a server."""
 
 import asyncio
+import gc
 import traceback
 from pathlib import Path
 
@@ -111,6 +112,25 @@ def test_a_function_that_fails():
         call_metadata(settings(broken))
     assert caught.value.code == "UNAUTHENTICATED"
     assert isinstance(caught.value.__cause__, OSError)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_function_that_is_awaited_is_not_for_threads():
+    async def token() -> str:
+        return SECRET
+
+    with pytest.raises(InvalidParameterError, match="is for AsyncClient") as caught:
+        call_metadata(settings(token))
+    gc.collect()
+    assert caught.value.field == "token"
+
+
+@pytest.mark.parametrize("returned", [None, "", 7, "two\nlines"])
+async def test_a_function_that_returns_no_token(returned: object):
+    with pytest.raises(InvalidParameterError, match="a token is printable"):
+        call_metadata(settings(lambda: returned))
+    with pytest.raises(InvalidParameterError, match="a token is printable"):
+        await aio_call_metadata(settings(lambda: returned))
 
 
 def test_a_token_is_in_no_representation():

@@ -54,9 +54,9 @@ def read(path: Path) -> FileSet:
     return FileSet.FromString(path.read_bytes())
 
 
-def revisions() -> list[str]:
-    """The last commits that changed the protos, newest first; [] where git knows none."""
-    return _git("log", "-2", "--format=%H", "--", PROTOS).split()
+def revisions(path: str = PROTOS) -> list[str]:
+    """The last two commits that changed a path, newest first; [] where git knows none."""
+    return _git("log", "-2", "--format=%H", "--", path).split()
 
 
 def of_revision(revision: str, folder: Path) -> FileSet:

@@ -21,6 +21,7 @@ from tests.compat.dynamic import Contract
 from tests.contract.support import png
 
 TIMEOUT_S = 60
+SDK = "client/pairlens"
 PICTURE, OTHER = ({"inline": base64.b64encode(png(number)).decode()} for number in (1, 2))
 DIGEST = {"sha256": base64.b64encode(bytes(32)).decode(), "size_bytes": 7}
 # What was asked of the first release, and what an answer to it holds.
@@ -98,17 +99,15 @@ with pairlens.Client(sys.argv[2], timeout=60) as client:
 def previous_sdk() -> bytes:
     """The newest committed client that is not the one under test, as a tar file."""
     git = ("git", "-C", str(descriptors.ROOT))
-    for revision in ("HEAD", "HEAD~1", "HEAD~2", "HEAD~3"):
+    for revision in descriptors.revisions(SDK):
         same = subprocess.run(
-            [*git, "diff", "--quiet", revision, "--", "client/pairlens"],
-            capture_output=True,
-            check=False,
+            [*git, "diff", "--quiet", revision, "--", SDK], capture_output=True, check=False
         )
         if same.returncode == 1:
             return subprocess.run(
-                [*git, "archive", revision, "client/pairlens"], capture_output=True, check=True
+                [*git, "archive", revision, SDK], capture_output=True, check=True
             ).stdout
-    pytest.skip("this clone has no other client in its last commits")
+    pytest.skip("this clone has no commit with another client")
 
 
 def test_the_sdk_of_the_previous_commit(server_target: str, tmp_path: Path):

@@ -258,6 +258,7 @@ STANDING: list[tuple[str, dict[str, str], float | tuple[float, float]]] = [
     ("ready", {}, 1),
     ("draining", {}, 0),
     ("threads", {}, (5, 500)),
+    ("tls_certificate_not_after_seconds", {}, 0),  # none without TLS
 ]
 
 

@@ -98,12 +98,12 @@ def container(documents: tuple[Document, ...], kind: str = "Deployment") -> Docu
 
 
 def variables(found: Document, documents: tuple[Document, ...] = ()) -> dict[str, str]:
-    """Environment of a container, values from ConfigMaps included."""
+    """Environment of a container, values from ConfigMaps included, but none that a pod only has."""
     values = {}
     for variable in found.get("env", ()):
         if "value" in variable:
             values[variable["name"]] = variable["value"]
-        else:
+        elif "configMapKeyRef" in variable["valueFrom"]:
             reference = variable["valueFrom"]["configMapKeyRef"]
             config = one(documents, "ConfigMap", reference["name"])
             values[variable["name"]] = config["data"][reference["key"]]

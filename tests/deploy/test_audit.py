@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -24,9 +25,10 @@ pytestmark = pytest.mark.skipif(
 
 
 class Database(BaseHTTPRequestHandler):
-    """Answers as osv.dev does; knows of a hole in grpcio below 2."""
+    """Answers as osv.dev does; knows of a hole in grpcio below 2, and of those in an old pillow."""
 
     asked: list[dict[str, Any]]
+    is_empty: bool
 
     def do_POST(self) -> None:
         question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -36,8 +38,9 @@ class Database(BaseHTTPRequestHandler):
             "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "2.0"}]}],
         }
         hole = {"id": "PYSEC-2030-1", "summary": "a hole", "affected": [affected]}
-        is_grpcio = question["package"]["name"] == "grpcio"
-        body = json.dumps({"vulns": [hole]} if is_grpcio else {}).encode()
+        known = (question["package"]["name"], question["version"])
+        is_known = known == ("pillow", "9.0.0") or known[0] == "grpcio"
+        body = json.dumps({"vulns": [hole]} if is_known and not self.is_empty else {}).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -50,7 +53,7 @@ class Database(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def database() -> Iterator[str]:
-    Database.asked = []
+    Database.asked, Database.is_empty = [], False
     server = ThreadingHTTPServer(("127.0.0.1", 0), Database)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -71,9 +74,10 @@ def test_a_hole_is_told_with_the_version_that_mends_it(database):
     assert "PYSEC-2030-1, fixed in 2.0" in done.stdout
     assert "known holes: 1" in done.stdout
     asked = {(question["package"]["name"], question["version"]) for question in Database.asked}
-    pinned = dict(asked)
-    assert {"grpcio", "torch", "pillow", "cryptography", "pydantic", "redis"} <= pinned.keys()
-    assert f"pillow=={pinned['pillow']}" in (ROOT / "deploy" / "constraints.txt").read_text()
+    constraints = (ROOT / "deploy" / "constraints.txt").read_text(encoding="utf-8")
+    pinned = set(re.findall(r"^(grpcio|torch|pillow|redis)==([^\s;]+)", constraints, re.MULTILINE))
+    assert {name for name, _ in pinned} == {"grpcio", "torch", "pillow", "redis"}
+    assert pinned <= asked
 
 
 def test_nothing_known(database, tmp_path):
@@ -81,7 +85,50 @@ def test_nothing_known(database, tmp_path):
     path.write_text("pillow==11.0.0\nredis==8.0.0\n")
     done = audit("--osv-url", database, "--constraints", str(path))
     assert done.returncode == 0, done
-    assert done.stdout == "2 of 2 packages looked up, known holes: 0\n"
+    assert done.stdout == "2 of 2 versions looked up, known holes: 0\n"
+
+
+def test_versions_for_another_python_are_looked_up_too(database, tmp_path):
+    path = tmp_path / "constraints.txt"
+    path.write_text(
+        'redis==7.0.0; python_version < "3.11"\n'
+        'redis==8.0.0; python_version >= "3.11"  # a comment\n'
+        'GRPCio==1.5; python_version < "3"\n'
+    )
+    done = audit("--osv-url", database, "--constraints", str(path))
+    assert done.returncode == 1, done
+    assert done.stdout.endswith("3 of 3 versions looked up, known holes: 1\n")
+    asked = {(question["package"]["name"], question["version"]) for question in Database.asked}
+    assert asked == {
+        ("pillow", "9.0.0"),
+        ("redis", "7.0.0"),
+        ("redis", "8.0.0"),
+        ("grpcio", "1.5"),
+    }
+
+
+def test_a_database_that_knows_nothing_is_no_all_clear(database):
+    Database.is_empty = True
+    done = audit("--osv-url", database)
+    assert done.returncode == 2, done
+    assert done.stdout.startswith("NOT AUDITED: the database knows of no hole in pillow==9.0.0")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("# nothing\n", "pins nothing"),
+        ("redis==8.0.0\n-r more.txt\n", "line 2 is no pinned version"),
+        ("redis @ https://example.org/redis.whl\n", "not pinned"),
+    ],
+)
+def test_what_cannot_be_looked_up_is_no_all_clear(database, tmp_path, content, words):
+    path = tmp_path / "constraints.txt"
+    path.write_text(content)
+    done = audit("--osv-url", database, "--constraints", str(path))
+    assert done.returncode == 2, done
+    assert done.stdout.startswith("NOT AUDITED: ")
+    assert words in done.stdout
 
 
 def test_a_database_out_of_reach_is_no_all_clear(tmp_path):

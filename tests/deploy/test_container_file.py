@@ -5,10 +5,12 @@ import re
 import shutil
 import subprocess
 import sys
+import venv
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from pairlens_server import __version__
 from pairlens_server.command_line import load_settings
@@ -72,11 +74,39 @@ def test_only_scripts_are_run():
 
 def test_what_the_server_stage_copies_is_made_or_in_the_context():
     for text in final("COPY"):
-        *words, _ = text.split()
-        if words[0] == "--from=build":
-            assert words[1] in (ENVIRONMENT, "/build/sbom.json")
+        option, *words, _ = text.split()
+        if option == "--from=build":
+            assert words in ([ENVIRONMENT], ["/build/sbom.json"])
         else:
+            # Else nobody but root could read what was checked out under a umask of 077.
+            assert option == "--chmod=0644"
             assert all((ROOT / word).is_file() for word in words)
+
+
+def test_models_are_readable_to_who_copies_them():
+    found = {i.keyword: i.text for i in instructions(FILES[1])}
+    assert f"--chown={found['USER']} " in found["COPY"]
+
+
+def test_whoever_starts_it_says_which_gpus_there_are():
+    assert "NVIDIA_VISIBLE_DEVICES" not in variables()
+
+
+def test_the_accelerator_that_is_named_is_one_of_the_pinned_torch():
+    # What its wheel on PyPI is built for, which PyTorch's own index has as well.
+    required = [Requirement(line) for line in metadata.requires("torch") or ()]
+    toolkits = [r for r in required if r.name == "cuda-toolkit"]
+    if not toolkits:
+        pytest.skip("the torch that is installed is built for no CUDA")
+    (release,) = {re.sub(r"^==(\d+)\.(\d+)\..*", r"cu\1\2", str(r.specifier)) for r in toolkits}
+    folder = ROOT / "deploy" / "kubernetes"
+    for path in (
+        PATH,
+        folder / "README.md",
+        folder / "components" / "gpu" / "kustomization.yaml",
+        ROOT / "docs" / "operating.md",
+    ):
+        assert set(re.findall(r"\bcu1\d\d\b", path.read_text(encoding="utf-8"))) == {release}, path
 
 
 def test_the_health_check_asks_where_the_server_listens():
@@ -90,9 +120,7 @@ def test_the_health_check_asks_where_the_server_listens():
     assert "--start-period=10m" in check
     (exposed,) = final("EXPOSE")
     assert exposed.split() == [settings.listen.rpartition(":")[2], port]
-    assert "COPY deploy/container/config.yaml /etc/pairlens/config.yaml" in [
-        f"COPY {text}" for text in final("COPY")
-    ]
+    assert "--chmod=0644 deploy/container/config.yaml /etc/pairlens/config.yaml" in final("COPY")
     assert variables()["PAIRLENS_CONFIG"] == "/etc/pairlens/config.yaml"
 
 
@@ -145,3 +173,16 @@ def test_the_software_list_names_what_is_installed(built: Path):
     for name in ("torch", "timm", "grpcio", "numpy", "redis", "opentelemetry-sdk"):
         assert listed[name] == metadata.version(name)
     assert not {"pytest", "mypy", "hypothesis", "pip"} & listed.keys()
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_software_list_of_nothing_fails_the_build(tmp_path, is_there):
+    environment, out = tmp_path / "environment", tmp_path / "sbom.json"
+    if is_there:
+        venv.create(environment)
+    script = PATH.with_name("write-sbom.sh")
+    command = ["sh", script, environment, sys.prefix, ROOT / "pyproject.toml", out]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode != 0
+    assert ("pairlens, which is not in the environment" in result.stderr) is is_there
+    assert not list(tmp_path.glob("sbom*"))

@@ -160,8 +160,9 @@ def reasons() -> set[str]:
 
 def test_commands_of_pairlens_are_there():
     lines = [line for code in SHELL for line in code.splitlines()]
-    asked = {tuple(line.split()[1:3]) for line in lines if line.startswith("pairlens ")}
-    assert asked == {("server", "reload"), ("cache", "stats")}
+    named = [text for text in (*lines, *code_spans(TEXT)) if text.startswith("pairlens ")]
+    asked = {tuple(text.split()[1:3]) for text in named}
+    assert asked == {("methods",), ("server", "status")}
     for words in asked:
         command = [sys.executable, "-m", "pairlens", *words, "--help"]
         assert subprocess.run(command, capture_output=True, timeout=60).returncode == 0

@@ -110,8 +110,9 @@ def test_thresholds_are_those_of_the_alerts() -> None:
         "Lateness of the event loop": ("PairlensEventLoopLag", [0.5]),
         "File descriptors": ("PairlensFileDescriptors", [0.8]),
         "Device memory": ("PairlensDeviceMemory", [0.9]),
-        "Refused": ("PairlensRejecting", [0.01, 0.2]),
+        "Refused or late": ("PairlensRejecting", [0.01, 0.2]),
         "Versions of each model": ("PairlensModelsDiffer", [2]),
+        "Time until the certificate expires": ("PairlensCertificateExpiring", [86_400, 604_800]),
     }
     by_title = {panel["title"]: panel for panel in panels()}
     for title, (alert, values) in bounds.items():
@@ -122,6 +123,9 @@ def test_thresholds_are_those_of_the_alerts() -> None:
             assert "> 14.4 * 0.001" in text
             assert "> 0.001" in text
         elif alert == "PairlensModelsDiffer":
-            assert text.rstrip().endswith("> 1")
+            assert "> 1\n" in text
+        elif alert == "PairlensCertificateExpiring":
+            assert "< 86400" in text
+            assert "< 7 * 86400" in text
         else:
             assert all(re.search(rf"> {value:g}\b", text) for value in values), text

@@ -1,16 +1,15 @@
 """What the manifests say of the server is what the code does."""
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 
-from pairlens.cli import build_parser
 from pairlens_server.command_line import load_settings
 from pairlens_server.config import ENV_PREFIX, ServerSettings
 from pairlens_server.models.config import load_model_configs
+from pairlens_server.rpc import server as rpc_server
 from pairlens_server.telemetry.catalogue import CATALOGUE
 from tests.deploy.rendering import (
     OVERLAYS,
@@ -131,6 +130,13 @@ def test_probes(parts):
 
 
 @each
+def test_clients_know_a_replica_before_the_next_one_goes(parts):
+    # gRPC adds a tenth at random to the age; caches of DNS in a cluster keep answers for 30 s.
+    ask_again_s = 1.1 * dict(rpc_server._OPTIONS)["grpc.max_connection_age_ms"] / 1000
+    assert one(resources(parts), "Deployment")["spec"]["minReadySeconds"] >= ask_again_s + 30
+
+
+@each
 def test_the_grace_period_holds_all_waits_of_a_stop(parts, settings_of):
     documents = resources(parts)
     settings = settings_of(documents)
@@ -168,6 +174,14 @@ def test_a_gpu_for_each_replica_and_models_from_the_store(name, tmp_path):
         assert model.checkpoint is not None
         assert model.checkpoint.parent == Path("/models")
         assert model.device == "cuda"
+
+
+def test_an_image_of_models_takes_the_place_of_the_volume():
+    documents = with_components("production", "model-store-image")
+    spec = one(documents, "Deployment")["spec"]["template"]["spec"]
+    (volume,) = (volume for volume in spec["volumes"] if volume["name"] == "models")
+    assert volume.keys() == {"name", "emptyDir"}
+    assert "PersistentVolumeClaim" not in {document["kind"] for document in documents}
 
 
 def test_secrets_are_mounted_where_the_settings_look_for_them(settings_of):
@@ -219,41 +233,6 @@ def test_redis_evicts_before_it_runs_out_of_memory():
     assert int(values["maxmemory"][:-2]) * GIB <= 0.8 * in_bytes(limit)
     assert values["maxmemory-policy"] == "allkeys-lfu"
     assert (values["save"], values["appendonly"]) == ('""', "no")
-
-
-def test_the_job_works_on_every_part_once():
-    job = one(overlay("warm"), "Job")["spec"]
-    assert job["completionMode"] == "Indexed"
-    given = variables(container(overlay("warm"), "Job"))
-    assert given["PARTS"] == str(job["completions"])
-    assert job["completions"] % job["parallelism"] == 0
-    # One state file for each part, on a volume that outlives the pod.
-    mounts = {m["mountPath"] for m in container(overlay("warm"), "Job")["volumeMounts"]}
-    assert {"/state", "/gallery"} <= mounts
-
-
-def test_the_commands_of_the_job_are_those_of_the_cli():
-    script = container(overlay("warm"), "Job")["command"][-1]
-    command = script.replace("\\\n", " ").partition("exec ")[2]
-    program, *arguments = shlex.split(command.replace("$shard", "1/2"))
-    assert program == "pairlens"
-    parsed = build_parser().parse_args(arguments)
-    assert (str(parsed.folder), parsed.shard.index, parsed.shard.count) == ("/gallery", 1, 2)
-    assert str(parsed.state).startswith("/state/")
-
-
-def test_variables_of_the_cli():
-    from pairlens import cli_connection  # what its help tells
-
-    for name in variables(container(with_components("warm", "client-credentials"), "Job")):
-        assert not name.startswith("PAIRLENS_") or name in cli_connection.ENVIRONMENT
-
-
-def test_clients_dial_the_service():
-    target = variables(container(overlay("warm"), "Job"))["PAIRLENS_SERVER"]
-    service = service_of_servers(overlay("cpu-dev"))
-    ports = {port["name"]: port["port"] for port in service["spec"]["ports"]}
-    assert target == f"dns:///{service['metadata']['name']}:{ports['grpc']}"
 
 
 METRICS = {metric.name for metric in CATALOGUE}

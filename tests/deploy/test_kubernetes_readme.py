@@ -73,7 +73,7 @@ def test_an_overlay_of_ones_own(tmp_path: Path):
     data = one(documents, "ConfigMap", "pairlens-config")["data"]
     assert data == {name: f"# mine: {name}\n" for name in ("config.yaml", "models.yaml")}
     images = {c["image"] for _, pod in pods(documents) for c in containers(pod)}
-    assert "registry.example.com/search/pairlens:0.1.0-cu126" in images
+    assert "registry.example.com/search/pairlens:0.1.0-cu132" in images
     claim = one(documents, "PersistentVolumeClaim", "pairlens-models")
     assert claim["spec"]["storageClassName"] == "nfs"
 

@@ -36,6 +36,7 @@ pytestmark = [needs_kubectl, needs_namespaces]
 
 PASSWORD, TOKEN = "5f9a1c", "0123456789abcdef0123"
 SERVER = ("cpu-dev", "redis-in-cluster", "tls", "tokens")
+JOB_UID = "0f2c7c52-6c0e-4f6d-9c4b-6f3d0a1b2c3d"
 PICTURES = MODELS_FILE.parent / "pictures"
 START_S = 120.0
 COLUMNS = ("pictures", "computed", "cached", "finished before", "failed", "other files")
@@ -140,7 +141,7 @@ def wait_until_ready(found: Running) -> None:
     while subprocess.run(check, capture_output=True, check=False).returncode != 0:
         assert found.server.poll() is None, found.log.read_text("utf-8")
         assert time.monotonic() < end, found.log.read_text("utf-8")
-        time.sleep(0.2)
+        time.sleep(1)  # each look starts a Python, beside a server that wants the processor
 
 
 def test_the_probes_of_the_manifest_are_answered(running: Running):
@@ -241,21 +242,35 @@ def test_the_job_warms_every_part_and_goes_on(running: Running, tmp_path: Path):
     (again,) = warmed(running, [index], documents, tmp_path)
     assert again["finished before"] == again["pictures"] == rows[index]["pictures"] > 0
     assert again["computed"] == again["cached"] == again["failed"] == 0
-    states = {path.name for path in running.cluster.claims["pairlens-warm-state"].iterdir()}
-    assert states == {f"demo-vit-{i}-of-{len(indices)}" for i in indices}
+    names = {i: f"demo-vit-{i}-of-{len(indices)}.{JOB_UID}" for i in indices}
+    assert states(running) == set(names.values())
+    # Another job, as after Redis was emptied: the server is asked.
+    (anew,) = warmed(running, [index], documents, tmp_path, "another")
+    assert anew["computed"] + anew["cached"] == anew["pictures"] == rows[index]["pictures"]
+    names[index] = f"demo-vit-{index}-of-{len(indices)}.another"
+    assert states(running) == set(names.values())
+
+
+def states(running: Running) -> set[str]:
+    """Names of the files on the volume of the job."""
+    return {path.name for path in running.cluster.claims["pairlens-warm-state"].iterdir()}
 
 
 def warmed(
-    running: Running, indices: Sequence[int], documents: tuple[Document, ...], folder: Path
+    running: Running,
+    indices: Sequence[int],
+    documents: tuple[Document, ...],
+    folder: Path,
+    job_uid: str = JOB_UID,
 ) -> list[dict[str, int]]:
-    """Run parts at the same time; what each says of its work."""
+    """Run parts of a job at the same time; what each says of its work."""
     logs = [folder / f"{uuid.uuid4()}.log" for _ in indices]
-    processes = [
-        running.cluster.start(
-            documents, "Job/pairlens-warm", log, {"JOB_COMPLETION_INDEX": str(index)}
+    processes = []
+    for index, log in zip(indices, logs, strict=True):
+        set_by_kubernetes = {"JOB_COMPLETION_INDEX": str(index), "JOB_UID": job_uid}
+        processes.append(
+            running.cluster.start(documents, "Job/pairlens-warm", log, set_by_kubernetes)
         )
-        for index, log in zip(indices, logs, strict=True)
-    ]
     rows = []
     for process, log in zip(processes, logs, strict=True):
         assert process.wait(START_S) == 0, log.read_text("utf-8")

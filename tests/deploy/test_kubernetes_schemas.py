@@ -33,6 +33,7 @@ FURTHER = (
     ("cpu-dev", "hpa"),
     ("cpu-dev", "redis-in-cluster"),
     ("cpu-dev", "model-store-image"),
+    ("production", "model-store-image"),
     ("warm", "client-credentials"),
     ("production", "mutual-tls", "tracing"),
 )

@@ -25,6 +25,7 @@ VOLUME_TYPES = {
 }
 ALL = [(name,) for name in OVERLAYS] + [
     ("cpu-dev", "model-store-image"),
+    ("production", "model-store-image"),
     ("production", "mutual-tls", "tracing"),
     ("warm", "client-credentials"),
 ]

@@ -13,14 +13,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
+import trustme
+from cryptography import x509
 
+from tests.certificates import TlsFiles, client_credentials
 from tests.deploy.grafana_dashboard import queries
 from tests.deploy.prometheus_rules import ALERTS, FOLDER, RECORDING, rules, selectors
 from tests.deploy.traffic import RESNET, VIT, Traffic
 from tests.faults.calls import Caller
 from tests.prometheus_server import PrometheusProcess, QueryError, prometheus_server
 from tests.redis_server import redis_server
-from tests.server_process import server_process, write_models
+from tests.server_process import START_TIMEOUT_S, server_process, write_models
 
 WINDOW = "3m"
 ROUNDS, FLOOD = 3, 24
@@ -44,35 +47,43 @@ class Watched:
         prometheus: It has scraped the replicas after the last call.
         traffic: What was called.
         replicas: Where their metrics are.
+        tls: What they show to clients.
     """
 
     prometheus: PrometheusProcess
     traffic: Traffic
     replicas: tuple[str, ...]
+    tls: TlsFiles
 
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("watched")
     models = write_models(folder, [VIT, RESNET])
+    authority, tls = trustme.CA(), TlsFiles.in_folder(folder)
+    tls.show(authority)
     flags = ("--metrics-listen", "127.0.0.1:0", "--max-queued", "40", "--max-candidates", "4")
     with ExitStack() as stack:
         redis = stack.enter_context(redis_server(folder / "redis"))
         servers = [
             stack.enter_context(
-                server_process(models, folder / f"{name}.txt", *flags, "--redis-url", redis.url)
+                server_process(
+                    models, folder / f"{name}.txt", *flags, *tls.flags, "--redis-url", redis.url
+                )
             )
             for name in "ab"
         ]
-        callers = [stack.enter_context(Caller(server.listening())) for server in servers]
+        trusting = client_credentials(authority)
+        callers = [
+            stack.enter_context(Caller(server.listening(), credentials=trusting))
+            for server in servers
+        ]
         metrics = tuple(server.metrics_address() for server in servers)
         prometheus = stack.enter_context(
             prometheus_server(folder / "prometheus", FOLDER / "prometheus.yaml", metrics)
         )
-        for server in servers:
-            server.serving()
         # A rate is the difference of two scrapes.
-        prometheus.wait_for("count(pairlens_ready == 1) == 2")
+        prometheus.wait_for("count(pairlens_ready == 1) == 2", START_TIMEOUT_S)
         traffic = Traffic(*callers)
         traffic.round()
         # Histograms begin with their first call, which is no difference yet.
@@ -81,7 +92,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
             traffic.round()
         traffic.flood(FLOOD)
         _scraped(prometheus, after_s=time.time())
-        yield Watched(prometheus, traffic, metrics)
+        yield Watched(prometheus, traffic, metrics, tls)
 
 
 def _scraped(prometheus: PrometheusProcess, after_s: float) -> None:
@@ -116,6 +127,13 @@ def test_replicas_are_told_apart(watched: Watched) -> None:
     assert {s.labels["pod"] for s in ready} == set(watched.replicas)
 
 
+def test_certificates_are_those_that_are_served(watched: Watched) -> None:
+    shown = x509.load_pem_x509_certificates(watched.tls.cert.read_bytes())
+    expected = shown[0].not_valid_after_utc.timestamp()
+    found = _numbers(watched.prometheus, "pairlens_tls_certificate_not_after_seconds")
+    assert found == [expected, expected]
+
+
 def test_every_rule_is_evaluated(watched: Watched) -> None:
     evaluated = watched.prometheus.rules()
     assert len(evaluated) == len(rules(RECORDING)) + len(rules(ALERTS))
@@ -134,7 +152,7 @@ def test_every_recording_rule_records(watched: Watched, name: str) -> None:
 
 def test_rates_are_those_of_what_was_called(watched: Watched) -> None:
     codes, prometheus = watched.traffic.codes, watched.prometheus
-    (refused,) = _numbers(prometheus, "namespace:pairlens_rejected:ratio_rate10m")
+    (refused,) = _numbers(prometheus, "namespace:pairlens_rpc_overload:ratio_rate10m")
     share = codes["Explain", "RESOURCE_EXHAUSTED"] / sum(codes.values())
     # Prometheus extrapolates each series by the time between its scrapes, here seconds.
     assert refused == pytest.approx(share, rel=0.25)

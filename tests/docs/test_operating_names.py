@@ -32,7 +32,7 @@ from tests.deploy.rendering import (
 from tests.docs.operating_walk import PAGE, TEXT
 from tests.docs.pages import blocks, broken_links, code_spans
 
-IMAGE = "registry.example.com/search/pairlens:0.1.0-cu126"
+IMAGE = "registry.example.com/search/pairlens:0.1.0-cu132"
 SHELL = "\n".join(block.code for block in blocks(TEXT) if block.language == "sh")
 SETTINGS = ServerSettings.model_fields
 

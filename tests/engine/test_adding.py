@@ -139,7 +139,7 @@ async def test_what_still_waits_for_a_removed_model_is_refused_and_fails_nobody_
 
 async def test_a_full_queue_does_not_fail_the_warm_up():
     model = vit()
-    engine = Engine(EngineSettings(max_batch=1, max_queued=6))
+    engine = Engine(EngineSettings(max_batch=1, max_queued=8))
     await engine.start(lambda: [model])
     (added,) = await engine.add(lambda: [resnet()])
     stop = asyncio.Event()

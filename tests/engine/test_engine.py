@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from pairlens_server.engine.engine import Engine, EngineSettings
-from pairlens_server.engine.warm_up import warm_up
 from pairlens_server.errors import (
     DeadlineUnreachableError,
     DrainingError,
@@ -15,7 +14,7 @@ from pairlens_server.errors import (
 )
 from pairlens_server.recording.primitives import Embedding, Logits
 from tests.engine.conftest import started, until
-from tests.support import pixels, resnet, vit
+from tests.support import pixels, vit
 
 
 async def test_requests_that_arrive_together_share_one_pass(gated):
@@ -139,10 +138,9 @@ async def test_nothing_is_served_before_the_models_are_loaded():
         await engine.record(model, pixels(model)[0], (Logits(),))
 
 
-async def test_warm_up_runs_every_method_of_every_model():
-    models = [vit(), vit(pooling="token", classes=0), resnet()]
+async def test_it_is_healthy_until_it_is_stopped():
     engine = Engine(EngineSettings())
-    await warm_up(engine, await engine.start(lambda: models))
+    await engine.start(lambda: [vit()])
     assert engine.healthy
     await engine.stop()
     assert not engine.healthy

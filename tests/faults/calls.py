@@ -52,12 +52,21 @@ class Caller:
     Args:
         target: HOST:PORT.
         name: Under which the server knows it.
+        credentials: For a server with TLS.
     """
 
-    def __init__(self, target: str, name: str = "tests"):
+    def __init__(
+        self,
+        target: str,
+        name: str = "tests",
+        credentials: grpc.ChannelCredentials | None = None,
+    ):
         # Retries would hide what the tests want to see.
         options = [("grpc.enable_retries", 0), ("grpc.max_receive_message_length", -1)]
-        self.channel = grpc.insecure_channel(target, options=options)
+        if credentials is None:
+            self.channel = grpc.insecure_channel(target, options=options)
+        else:
+            self.channel = grpc.secure_channel(target, credentials, options)
         self._explanations = explanation_service_pb2_grpc.ExplanationServiceStub(self.channel)
         self._images = image_service_pb2_grpc.ImageServiceStub(self.channel)
         self._admin = admin_service_pb2_grpc.AdminServiceStub(self.channel)

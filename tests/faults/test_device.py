@@ -58,6 +58,16 @@ def is_serving(target: str) -> bool:
     return bool(status == health_pb2.HealthCheckResponse.SERVING)
 
 
+def test_a_device_that_is_dead_at_the_start_may_be_tried_again(tmp_path: Path):
+    dead = tmp_path / "dead"
+    dead.touch()
+    command = [sys.executable, "-c", _DYING, str(dead), "--listen", "127.0.0.1:0"]
+    command += ["--models", str(write_models(tmp_path, [MODEL]))]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 1, found.stderr
+    assert f"pairlens-server: model '{MODEL}': cannot run at 32 x 48: CUDA error" in found.stderr
+
+
 @pytest.mark.parametrize("flags", [("--max-batch", "2"), ("--max-batch", "16")])
 def test_a_dead_device_is_told_to_all_and_ends_the_process(tmp_path: Path, flags: tuple[str, ...]):
     dead, log_file = tmp_path / "dead", tmp_path / "log.txt"

@@ -234,6 +234,32 @@ def test_calls_that_take_longer_than_they_may_are_cut_off(tmp_path):
         assert "cutting off 3 calls after 0.2 s" in server.read_log()
 
 
+# Its weights alone take a second to make.
+LARGE = {
+    "name": "large",
+    "architecture": "vit_base_patch16_224",
+    "random_weights": True,
+    "seed": 1,
+    "device": "cpu",
+}
+
+
+def test_a_reload_under_way_is_given_up(tmp_path):
+    with served(tmp_path) as server, grpc.insecure_channel(server.target) as channel:
+        write_models(tmp_path, ["tiny-vit"], also=[LARGE])
+        stub = admin_service_pb2_grpc.AdminServiceStub(channel)
+        reload = stub.ReloadModels.future(admin_service_pb2.ReloadModelsRequest(), timeout=SOON_S)
+        # On one connection, what comes later is answered later.
+        stub.GetCacheStats(admin_service_pb2.GetCacheStatsRequest(), timeout=SOON_S)
+        assert not reload.done()
+        server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(grpc.RpcError) as caught:
+            reload.result()
+        assert failure_of_rpc(caught.value).reason == "DRAINING"
+        assert server.process.wait(SOON_S) == 0
+        assert "model large: added" not in server.read_log()
+
+
 def read_slowly(port: int) -> Callable[[socket.socket], None]:
     """Pass a connection on to a server, and some megabytes a second of what that says.
 

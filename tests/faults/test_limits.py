@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import grpc
 import numpy as np
@@ -27,7 +28,7 @@ from tests.faults.open_services import health, reflected
 from tests.fuzz.vitals import peak_mib
 from tests.server_process import ServerProcess, server_process
 
-_STREAMS = 4
+_STREAMS, _CONNECTIONS = 4, 8
 _REQUEST, _IMAGE = 1_000_000, 800_000
 
 # A score of it takes many seconds.
@@ -44,6 +45,7 @@ def bounded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]
     models = folder / "models.yaml"
     models.write_text(yaml.safe_dump({"models": [_SLOW]}))
     flags = ("--max-concurrent-streams", str(_STREAMS), "--reflection", "false")
+    flags += ("--max-connections", str(_CONNECTIONS))
     flags += ("--max-request-bytes", str(_REQUEST), "--max-bytes-under-way", str(_REQUEST))
     flags += ("--max-image-bytes", str(_IMAGE), "--max-queued", "2000", "--drain-delay-s", "0")
     with server_process(models, folder / "log.txt", *flags, "--drain-s", "0") as server:
@@ -103,7 +105,10 @@ def read_exactly(wire: socket.socket, length: int) -> bytes:
     return data
 
 
-def test_a_message_that_unpacks_to_more_than_is_taken(bounded):
+@pytest.mark.parametrize(
+    "path", ["/pairlens.v1.ExplanationService/Explain", "/grpc.health.v1.Health/Check"]
+)
+def test_packed_messages_are_not_unpacked(bounded, path):
     """256 MB of zeros, a quarter of a megabyte when packed."""
     before = peak_mib(bounded)
     options = [("grpc.max_send_message_length", -1)]
@@ -111,11 +116,35 @@ def test_a_message_that_unpacks_to_more_than_is_taken(bounded):
         grpc.insecure_channel(bounded.target, options) as channel,
         pytest.raises(grpc.RpcError) as refused,
     ):
-        channel.unary_unary("/pairlens.v1.ExplanationService/Explain")(
-            bytes(2**28), compression=grpc.Compression.Gzip, timeout=60
-        )
-    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        channel.unary_unary(path)(bytes(2**28), compression=grpc.Compression.Gzip, timeout=60)
+    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert "disabled" in refused.value.details()
     assert peak_mib(bounded) < before + 100, "all of it was unpacked"
+
+
+def test_connections(bounded):
+    host, _, port = bounded.target.rpartition(":")
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    with ExitStack() as stack:
+        first = stack.enter_context(grpc.insecure_channel(bounded.target, options))
+        assert health(first) == health_pb2.HealthCheckResponse.SERVING
+        for _ in range(_CONNECTIONS):
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=TIMEOUT_S))
+        one_more = stack.enter_context(grpc.insecure_channel(bounded.target, options))
+        with pytest.raises(grpc.RpcError) as refused:
+            health(one_more)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        # Whoever is connected stays so.
+        assert health(first) == health_pb2.HealthCheckResponse.SERVING
+    with grpc.insecure_channel(bounded.target, options) as later:
+        until(lambda: connects(later), "connections are taken again")
+
+
+def connects(channel: grpc.Channel) -> bool:
+    try:
+        return health(channel) == health_pb2.HealthCheckResponse.SERVING
+    except grpc.RpcError:
+        return False
 
 
 def large_picture(seed: int) -> bytes:

@@ -207,9 +207,11 @@ def test_a_model_is_replaced_under_load_and_no_call_fails(tmp_path):
             assert it.admin.health("a") == "SERVING"
         more(seen)
         it.until_logged("a: the former model is unloaded")
+        last = {"model": "a", "fingerprint": fingerprints[-1]}
+        # Looked at some times a second.
+        until(lambda: it.server.scrape().value("pairlens_model_info", **last) == 1, "it is shown")
         metrics = it.server.scrape()
         assert metrics.value("pairlens_model_changes_total", change="replaced") == 4
-        assert metrics.value("pairlens_model_info", model="a", fingerprint=fingerprints[-1]) == 1
         assert metrics.value("pairlens_model_info", model="a") == 1
     for report in seen.values():
         assert not report.failures, report.failures[:3]
@@ -269,7 +271,7 @@ def test_what_cannot_be_loaded_leaves_the_model_as_it_is(tmp_path):
         assert (found.code, found.reason) == ("FAILED_PRECONDITION", "CONFIGURATION_INVALID")
         it.server.process.send_signal(signal.SIGHUP)
         until(
-            lambda: it.server.read_log().count("models are left as they are: models.yaml") == 2,
+            lambda: it.server.read_log().count("models are left as they were: models.yaml") == 2,
             "a SIGHUP",
         )
         more(seen)

@@ -74,7 +74,9 @@ def test_all_readers_in_turns_guided_by_coverage(tmp_path):
 def test_a_finding_ends_with_a_file_that_shows_it(tmp_path):
     script = tmp_path / "finding.py"
     script.write_text(
-        "from tests.fuzz import guided, targets\n"
+        # First the readers: what is there already is not instrumented, which takes seconds.
+        "import tests.fuzz.targets\n"
+        "from tests.fuzz import guided\n"
         "def broken(data):\n"
         "    assert b'retrieval' not in data, 'the finding'\n"
         "guided.TARGETS['tokens'] = broken\n"

@@ -1,5 +1,6 @@
 import hashlib
 import io
+import re
 import struct
 import time
 import zlib
@@ -176,6 +177,34 @@ def test_truncated_files(file_format: str, kept: float) -> None:
     options = {"compression": "tiff_lzw"} if file_format == "TIFF" else {}
     data = encoded(Image.fromarray(noise), file_format, **options)
     assert_refused(data[: int(len(data) * kept)], ImageUndecodableError, "broken|cut short")
+
+
+def jpeg_of_scans(count: int) -> bytes:
+    """A progressive JPEG whose last scan is there again and again."""
+    data = encoded(photo(), "JPEG", progressive=True)
+    starts = [match.start() for match in re.finditer(b"\xff\xda", data)]
+    again = data[starts[-1] : -2]
+    return data[:-2] + again * (count - len(starts)) + data[-2:]
+
+
+def test_scans_of_a_jpeg() -> None:
+    """20 MB of them over 64 million pixels took hours."""
+    plain = decode(encoded(photo(), "JPEG", progressive=True), LIMITS, "image").image
+    assert decode(jpeg_of_scans(100), LIMITS, "image").image.size == plain.size
+    assert_refused(jpeg_of_scans(101), ImageUndecodableError, "more than 100 scans")
+    assert_refused(jpeg_of_scans(5000), ImageUndecodableError, "more than 100 scans")
+    # Fill bytes, restarts and stuffed zeros are none, nor do they hide one.
+    hidden = jpeg_of_scans(101).replace(b"\xff\xda", b"\xff\xd0\xff\x00\xff\xff\xff\xda")
+    assert_refused(hidden, ImageUndecodableError, "more than 100 scans")
+
+
+def test_what_only_looks_like_scans_of_a_jpeg() -> None:
+    data = encoded(photo(), "JPEG")
+    plain = decode(data, LIMITS, "image").image.tobytes()
+    looks = b"\xff\xda\x00\x02" * 300
+    comment = b"\xff\xfe" + struct.pack(">H", len(looks) + 2) + looks
+    for strange in (data + b"\x00\x02" + looks, data[:2] + comment + data[2:]):
+        assert decode(strange, LIMITS, "image").image.tobytes() == plain
 
 
 def test_a_broken_fax_fills_no_log(capfd) -> None:

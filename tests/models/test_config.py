@@ -77,6 +77,8 @@ def test_preprocessing_values(tmp_path: Path) -> None:
             "architecture_options: dynamic_img_size cannot be set here: the patch grid must be",
         ),
         ({"checkpoint": None}, "model 'a': checkpoint is missing"),
+        ({"checkpoint": "a\0.pth"}, "model 'a', field checkpoint: no file can have this name"),
+        ({"labels": "\ud800"}, "model 'a', field labels: no file can have this name"),
         ({"seed": 1}, "model 'a': seed only applies"),
         ({"random_weights": True, "seed": 1}, "model 'a': random_weights: true excludes"),
         ({"checkpoint": None, "random_weights": True}, "random_weights: true needs a seed"),

@@ -121,7 +121,7 @@ async def test_a_task_that_outlives_its_call_sees_what_is_served(model: LoadedMo
 
 def test_unknown_model_names_near_ones(model: LoadedModel) -> None:
     registry = ModelRegistry([replace(model, name=n) for n in ("resnet50", "dino-vit")])
-    with pytest.raises(ModelNotFoundError, match=r"served: resnet50$"):
+    with pytest.raises(ModelNotFoundError, match=r"near: resnet50$"):
         registry.get("resnet5")
     with pytest.raises(ModelNotFoundError, match=r"served: resnet50, dino-vit$") as caught:
         registry.get("z" * 10_000)

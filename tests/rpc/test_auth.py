@@ -102,8 +102,9 @@ def test_anything_else_is_refused(authorizer, metadata, words):
 
 def test_administration_takes_an_administrators_token(authorizer):
     assert authorizer.check(DRAIN, bearer(OPERATOR), {}) == "ops"
-    with pytest.raises(PermissionDeniedError):
+    with pytest.raises(PermissionDeniedError) as refused:
         authorizer.check(DRAIN, bearer(RETRIEVAL), {})
+    assert refused.value.caller == "retrieval"
     with pytest.raises(UnauthenticatedError):
         authorizer.check(DRAIN, (), {})
 

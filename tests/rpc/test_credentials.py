@@ -23,8 +23,8 @@ from cryptography.x509.oid import NameOID
 from pairlens_server import watched_files
 from pairlens_server.errors import ConfigurationError
 from pairlens_server.rpc.auth import certificate_name
-from pairlens_server.rpc.certificates import certificate_not_after
-from pairlens_server.rpc.credentials import server_credentials
+from pairlens_server.rpc.certificates import earliest_not_after, read_certificates
+from pairlens_server.rpc.credentials import ServerTls
 from tests.certificates import TlsFiles, chain, client_credentials, put
 
 _SLOW_S = 0.03  # of a call; some are always under way
@@ -96,7 +96,7 @@ async def looked_at_again() -> None:
 
 
 async def test_tls_without_certificates_of_clients(files, authorities):
-    async with echo_server(server_credentials(files.cert, files.key)) as port:
+    async with echo_server(ServerTls(files.cert, files.key).credentials()) as port:
         assert await asked_once(port, client_credentials(authorities[0])) == ""
         assert await is_refused(port, client_credentials(authorities[1]))
         with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -107,19 +107,21 @@ async def test_tls_without_certificates_of_clients(files, authorities):
 
 async def test_mutual_tls(files, authorities):
     root, other, own, _ = authorities
-    credentials = server_credentials(files.cert, files.key, files.client_ca)
+    credentials = ServerTls(files.cert, files.key, files.client_ca).credentials()
     async with echo_server(credentials) as port:
         assert await asked_once(port, client_credentials(root, own, "indexer")) == "indexer"
         assert await is_refused(port, client_credentials(root))
         assert await is_refused(port, client_credentials(root, other))
         # The authority of the server is none for its clients.
         assert await is_refused(port, client_credentials(root, root))
+        yesterday = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=1)
+        assert await is_refused(port, client_credentials(root, own, not_after=yesterday))
 
 
 async def test_rotation_of_everything_under_traffic(files, authorities, caplog):
     caplog.set_level(logging.INFO)
     old_root, new_root, old_own, new_own = authorities
-    credentials = server_credentials(files.cert, files.key, files.client_ca)
+    credentials = ServerTls(files.cert, files.key, files.client_ca).credentials()
     async with (
         echo_server(credentials) as port,
         connect(port, client_credentials(old_root, old_own)) as before,
@@ -158,7 +160,7 @@ async def test_rotation_of_everything_under_traffic(files, authorities, caplog):
 async def test_both_authorities_of_clients_while_they_change_over(files, authorities):
     root, _, old_own, new_own = authorities
     files.trust(old_own, new_own)
-    credentials = server_credentials(files.cert, files.key, files.client_ca)
+    credentials = ServerTls(files.cert, files.key, files.client_ca).credentials()
     async with echo_server(credentials) as port:
         assert await asked_once(port, client_credentials(root, old_own)) == "indexer"
         assert await asked_once(port, client_credentials(root, new_own)) == "indexer"
@@ -193,7 +195,7 @@ async def test_what_does_not_fit_is_told_once_and_not_taken(
     files, authorities, caplog, break_it, words
 ):
     root, _, own, _ = authorities
-    credentials = server_credentials(files.cert, files.key, files.client_ca)
+    credentials = ServerTls(files.cert, files.key, files.client_ca).credentials()
     async with echo_server(credentials) as port:
         break_it(files, root)
         for _ in range(2):
@@ -210,7 +212,7 @@ async def test_what_does_not_fit_is_told_once_and_not_taken(
     # And start-up says the same of such files.
     break_it(files, root)
     with pytest.raises(ConfigurationError, match="^" + words):
-        server_credentials(files.cert, files.key, files.client_ca)
+        ServerTls(files.cert, files.key, files.client_ca)
 
 
 async def test_a_secret_of_kubernetes_with_certificates(tmp_path, authorities):
@@ -221,7 +223,7 @@ async def test_a_secret_of_kubernetes_with_certificates(tmp_path, authorities):
     files = TlsFiles.in_folder(tmp_path)
     files.cert.symlink_to("..data/tls.crt")
     files.key.symlink_to("..data/tls.key")
-    async with echo_server(server_credentials(files.cert, files.key)) as port:
+    async with echo_server(ServerTls(files.cert, files.key).credentials()) as port:
         assert await asked_once(port, client_credentials(authorities[0])) == ""
         (tmp_path / "..data_tmp").symlink_to("..2")
         (tmp_path / "..data_tmp").replace(tmp_path / "..data")
@@ -273,7 +275,7 @@ async def test_tls_from_1_2_on(files, authorities):
     async def version(port: int, wanted: ssl.TLSVersion) -> str | None:
         return await asyncio.to_thread(handshake, port, wanted, authorities[0])
 
-    async with echo_server(server_credentials(files.cert, files.key)) as port:
+    async with echo_server(ServerTls(files.cert, files.key).credentials()) as port:
         assert await version(port, ssl.TLSVersion.TLSv1_3) == "TLSv1.3"
         assert await version(port, ssl.TLSVersion.TLSv1_2) == "TLSv1.2"
         with pytest.raises(OSError, match=r"EOF|reset|protocol version"):
@@ -325,7 +327,7 @@ def test_keys_that_make_no_connection(files, make, password, words):
     put(files.cert, pem(self_signed(key)))
     put(files.key, key_pem(key, password))
     with pytest.raises(ConfigurationError, match=f"^tls_key_file: tls.key: {words}"):
-        server_credentials(files.cert, files.key)
+        ServerTls(files.cert, files.key)
 
 
 @pytest.mark.parametrize(
@@ -340,7 +342,7 @@ def test_keys_that_make_no_connection(files, make, password, words):
 def test_no_key(files, content):
     put(files.key, content)
     with pytest.raises(ConfigurationError, match=r"^tls_key_file: tls\.key: "):
-        server_credentials(files.cert, files.key)
+        ServerTls(files.cert, files.key)
 
 
 @pytest.mark.parametrize(
@@ -359,24 +361,46 @@ async def test_keys_that_make_connections(files, make, traditional):
     # As `openssl ecparam -genkey` writes them.
     parameters = b"-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n"
     put(files.key, parameters + key_pem(key, traditional=traditional))
-    async with echo_server(server_credentials(files.cert, files.key)) as port:
+    async with echo_server(ServerTls(files.cert, files.key).credentials()) as port:
         options = [("grpc.ssl_target_name_override", "localhost")]
         credentials = grpc.ssl_channel_credentials(certificate)
         async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options) as channel:
             assert await ask(channel) == ""
 
 
-def test_the_end_of_a_certificate(tmp_path, authorities):
+def show(files, days: float) -> float:
+    """Put a certificate that ends in so many days in place; the end."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = self_signed(key, days)
+    put(files.key, key_pem(key))
+    put(files.cert, pem(certificate))
+    return certificate.not_valid_after_utc.timestamp()
+
+
+async def test_when_the_certificate_of_new_connections_ends(files):
+    old = show(files, 3.0)
+    tls = ServerTls(files.cert, files.key)
+    async with echo_server(tls.credentials()) as port:
+        assert tls.not_after() == old
+        new = show(files, 90.0)
+        await looked_at_again()
+        # Whoever asks is as good a reason to look as a connection is, and takes nothing from it.
+        assert tls.not_after() == new
+        trusting = grpc.ssl_channel_credentials(files.cert.read_bytes())
+        options = [("grpc.ssl_target_name_override", "localhost")]
+        async with grpc.aio.secure_channel(f"127.0.0.1:{port}", trusting, options) as channel:
+            assert await ask(channel) == ""
+        # What is not taken does not count.
+        put(files.cert, pem(self_signed(ec.generate_private_key(ec.SECP256R1()), 900.0)))
+        await looked_at_again()
+        assert tls.not_after() == new
+
+
+def test_the_first_certificate_to_end_counts(authorities):
     key = ec.generate_private_key(ec.SECP256R1())
     long, short = self_signed(key, 400.0), self_signed(key, 12.5)
-    (tmp_path / "chain").write_bytes(b"a comment\n" + pem(long) + pem(short))
     expected = time.time() + 12.5 * 86_400
-    assert certificate_not_after(tmp_path / "chain") == pytest.approx(expected, abs=60)
+    assert earliest_not_after([long, short]) == pytest.approx(expected, abs=60)
     # After 2050 dates are written in another way.
-    (tmp_path / "far").write_bytes(chain(authorities[0].issue_cert("a")))
-    assert certificate_not_after(tmp_path / "far") == 32_503_680_000.0
-    (tmp_path / "none").write_bytes(b"")
-    with pytest.raises(ConfigurationError, match="none: holds no PEM certificate"):
-        certificate_not_after(tmp_path / "none")
-    with pytest.raises(ConfigurationError, match="absent: No such file"):
-        certificate_not_after(tmp_path / "absent")
+    far = read_certificates(chain(authorities[0].issue_cert("a")), "far")
+    assert earliest_not_after(far) == 32_503_680_000.0

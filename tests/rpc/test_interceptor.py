@@ -1,6 +1,7 @@
 """The interceptor before servicers that a test decides, on a real connection."""
 
 import asyncio
+import json
 import re
 import sys
 import time
@@ -25,6 +26,8 @@ from pairlens_server.errors import (
     ModelNotFoundError,
     NotReadyError,
     PairlensError,
+    PermissionDeniedError,
+    QueueFullError,
     UnauthenticatedError,
 )
 from pairlens_server.rpc.auth import Authorizer
@@ -145,6 +148,32 @@ async def test_refused_until_the_server_is_open(loading):
     await loading.get()
     for name in ("", *SERVICES):
         assert await loading.health_of(name) == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_retries_of_grpc_itself_wait_for_as_long_as_they_are_told(bench):
+    policy = {
+        "maxAttempts": 3,
+        # Without the server's word, the first retry would come far too late.
+        "initialBackoff": "1000s",
+        "maxBackoff": "1000s",
+        "backoffMultiplier": 1,
+        "retryableStatusCodes": ["RESOURCE_EXHAUSTED"],
+    }
+    config = {"methodConfig": [{"name": [{}], "retryPolicy": policy}]}
+    tries: list[float] = []
+
+    def refuse_once() -> None:
+        tries.append(time.monotonic())
+        if len(tries) == 1:
+            raise QueueFullError("full", retry_after_s=0.3)
+
+    bench.servicer.act = refuse_once
+    options = [("grpc.service_config", json.dumps(config))]
+    async with grpc.aio.insecure_channel(bench.target, options=options) as channel:
+        request = model_service_pb2.GetModelRequest(model="m")
+        await model_service_pb2_grpc.ModelServiceStub(channel).GetModel(request, timeout=20)
+    first, second = tries
+    assert second - first > 0.29
 
 
 async def test_errors_of_callers_reach_them(bench):
@@ -423,7 +452,11 @@ async def test_a_failure_tells_its_request_id_everywhere(bench, error):
 
 
 async def test_calls_side_by_side_have_records_of_their_own(bench):
-    bench.servicer.act = lambda: seen.append(current_call().request_id)
+    def look() -> None:
+        assert not current_call().is_over
+        seen.append(current_call().request_id)
+
+    bench.servicer.act = look
     seen: list[str] = []
     names = [f"call-{number}" for number in range(20)]
     await asyncio.gather(
@@ -438,6 +471,7 @@ async def test_calls_side_by_side_have_records_of_their_own(bench):
     )
     assert sorted(seen) == sorted(names)
     assert current_call() is None
+    assert all(record.is_over for record, _, _ in bench.calls)
 
 
 async def test_who_calls_is_told(bench):
@@ -447,6 +481,14 @@ async def test_who_calls_is_told(bench):
     await request_ids(bench, ("pairlens-client", "claims"))
     told = [(record.client, record.caller) for record, _, _ in bench.calls]
     assert told == [("", "claims"), ("proven", "proven")]
+
+
+async def test_whose_token_is_no_administrators_is_told(bench):
+    bench.authorizer.error = PermissionDeniedError("no", caller="search")
+    assert (await bench.failure())[1] == "PERMISSION_DENIED"
+    await bench.ended([("PERMISSION_DENIED", "PERMISSION_DENIED")])
+    ((record, _, _),) = bench.calls
+    assert (record.client, record.caller) == ("search", "search")
 
 
 async def test_whoever_may_not_call_is_refused_before_the_request_is_read(bench):

@@ -1,4 +1,4 @@
-"""Calls on a connection whose age is over, on a real server with all its times made shorter."""
+"""What befalls connections, on a real server with all its times made shorter; its services."""
 
 import asyncio
 
@@ -53,10 +53,7 @@ def servicers(explanations, models) -> Servicers:
 
 
 async def test_the_longest_call_outlives_its_connection(monkeypatch):
-    options = dict(server_module._OPTIONS)
-    for name in AGES:
-        options[name] //= FASTER
-    monkeypatch.setattr(server_module, "_OPTIONS", list(options.items()))
+    options = sooner(monkeypatch, *AGES)
     # What `pairlens score` waits for by default.
     slow, models = Slow(cli_score._TIMEOUT_S / FASTER), Models()
     server = RpcServer(1_000_000)
@@ -78,6 +75,28 @@ async def test_the_longest_call_outlives_its_connection(monkeypatch):
     # Not again on the new one.
     assert len(slow.peers) == 1
     assert slow.peers != models.peers
+
+
+def sooner(monkeypatch, *names: str) -> dict[str, int]:
+    options = dict(server_module._OPTIONS)
+    for name in names:
+        options[name] //= FASTER
+    monkeypatch.setattr(server_module, "_OPTIONS", list(options.items()))
+    return options
+
+
+async def test_a_connection_that_says_nothing_is_closed(monkeypatch):
+    sooner(monkeypatch, "grpc.server_handshake_timeout_ms")
+    server = RpcServer(1_000_000)
+    target = server.bind("127.0.0.1:0")
+    await server.start(servicers(Slow(0), Models()))
+    host, _, port = target.rpartition(":")
+    try:
+        silent, _ = await asyncio.open_connection(host, int(port))
+        # What the server says first, and then the end.
+        await asyncio.wait_for(silent.read(), 20)
+    finally:
+        await server.close()
 
 
 async def test_every_service_is_there_and_listed():

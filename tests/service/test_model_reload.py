@@ -20,6 +20,7 @@ from pairlens_server.engine.worker import DeviceWorker, Job, Recorded
 from pairlens_server.errors import (
     ConfigurationError,
     ConfigurationInvalidError,
+    DeviceError,
     DrainingError,
     ModelNotFoundError,
     OutOfMemoryError,
@@ -31,7 +32,7 @@ from pairlens_server.models.random_twins import load_models
 from pairlens_server.models.registry import ModelRegistry
 from pairlens_server.recording.primitives import Embedding
 from pairlens_server.service import served_entry
-from pairlens_server.service.model_changes import ModelChange
+from pairlens_server.service.model_changes import ChangeKind, ModelChange
 from pairlens_server.service.model_reload import ModelReload
 from tests.reloading import Folder, entry, random_entry
 
@@ -43,6 +44,7 @@ class Device(DeviceWorker):
 
     full_for = ""
     fails_for = ""
+    breaks_for = ""
     hold: threading.Event | None = None
     added = 0
     networks: tuple[weakref.ref[nn.Module], ...] = ()
@@ -57,6 +59,8 @@ class Device(DeviceWorker):
         super().add(models)
 
     def run(self, model: LoadedModel, jobs: Sequence[Job], staged: Any = None) -> Any:
+        if model.name == self.breaks_for:
+            raise RuntimeError("CUDA error: device-side assert triggered")
         if model.name == self.full_for:
             return [OutOfMemoryError("one picture alone does not fit on the device")] * len(jobs)
         found: list[Recorded | Exception] = super().run(model, jobs, staged)
@@ -313,7 +317,9 @@ async def test_a_wrong_file_changes_nothing(bench: Bench, text: str | None, mess
     with pytest.raises(ConfigurationInvalidError, match=message):
         await bench.models.reload()
     assert bench.registry.get("a").network is network
-    assert not bench.told
+    # Counted all the same: after a signal, that is how anybody learns of it.
+    (failed,) = bench.told
+    assert (failed.model, failed.kind) == ("", ChangeKind.FAILED)
     assert await bench.reload(A) == {"a": "unchanged"}
 
 
@@ -441,7 +447,17 @@ async def test_a_server_that_stops_gives_reloads_up(bench: Bench) -> None:
     assert bench.registry.names() == ("a",)
 
 
-async def test_a_first_model_that_cannot_run_is_told(bench: Bench) -> None:
-    bench.device.full_for = "a"
-    with pytest.raises(ConfigurationError, match="a model cannot run: one picture alone"):
-        await bench.start(A)
+@pytest.mark.parametrize(
+    ("fault", "message"), [("full_for", "one picture alone"), ("breaks_for", "device is broken")]
+)
+async def test_a_device_at_the_start_is_no_mistake_of_the_file(
+    bench: Bench, fault: str, message: str
+) -> None:
+    setattr(bench.device, fault, "b")
+    with pytest.raises(DeviceError, match=f"model 'b' cannot run: .*{message}"):
+        await bench.start(A, B)
+
+
+async def test_a_first_model_that_cannot_be_loaded_is_told(bench: Bench) -> None:
+    with pytest.raises(ConfigurationError, match="model 'b': gone"):
+        await bench.start(A, entry("b", checkpoint="gone.safetensors"))

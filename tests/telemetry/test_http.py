@@ -8,6 +8,7 @@ import time
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.registry import Collector
 
 from pairlens_server.errors import ConfigurationError
 from pairlens_server.telemetry.http import TelemetryServer
@@ -135,6 +136,26 @@ def test_a_client_that_reads_nothing_keeps_nobody_from_scraping(state):
             slow.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
             slow.recv(10)
             assert len(ask(server, "/metrics")[2]) > 1_000_000
+    finally:
+        server.close()
+
+
+def test_a_bug_in_a_metric_is_logged_and_stops_nobody(state, caplog):
+    class Broken(Collector):
+        def collect(self):
+            raise ValueError("no number")
+
+    registry = CollectorRegistry()
+    server = TelemetryServer("127.0.0.1:0", registry, state)
+    registry.register(Broken())
+    try:
+        with pytest.raises(http.client.RemoteDisconnected):
+            ask(server, "/metrics")
+        assert ask(server, "/livez")[0] == 200
+        assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
+            ("ERROR", "internal error: a request for metrics could not be answered")
+        ]
+        assert "no number" in caplog.text
     finally:
         server.close()
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from grpc._cython import cygrpc
 
 from pairlens_server.telemetry.logs import (
     BackgroundHandler,
@@ -101,6 +102,20 @@ def test_lines_of_a_call_have_its_id_in_either_format(file, handlers):
     assert as_text.endswith(' INFO    some.logger [abc-1]: hello code="OK"')
 
 
+def test_a_call_that_has_ended_has_no_lines(file, handlers):
+    path, descriptor = file
+    call = CallRecord("r", "abc-1")
+    reset = CURRENT.set(call)
+    try:
+        call.is_over = True
+        handler = handlers(descriptor, JsonFormatter())
+        handler.handle(line("hours later"))
+        handler.flush()
+    finally:
+        CURRENT.reset(reset)
+    assert "request_id" not in json.loads(written(path)[0])
+
+
 def test_tracebacks(file, handlers):
     path, descriptor = file
     try:
@@ -186,6 +201,66 @@ def test_a_full_disk_costs_lines_alone(handlers):
     os.close(descriptor)
 
 
+_FULL_FOR_A_WHILE = """
+import logging, os, resource, sys
+from pairlens_server.telemetry.logs import BackgroundHandler, JsonFormatter
+handler = BackgroundHandler(os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY))
+handler.setFormatter(JsonFormatter())
+def log(number):
+    for _ in range(number):
+        handler.handle(logging.LogRecord("l", logging.INFO, "", 0, "x" * 100, None, None))
+    handler.flush()
+most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, most))
+log(20)
+dropped = handler.dropped
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+log(3)
+print(dropped, handler.dropped)
+"""
+
+
+def test_a_line_that_is_cut_off_spoils_no_other(tmp_path):
+    # In a process of its own, none of whose files may grow any more for a while.
+    path = tmp_path / "log"
+    command = [sys.executable, "-c", _FULL_FOR_A_WHILE, str(path)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    dropped, in_the_end = map(int, ran.stdout.split())
+    assert dropped == in_the_end
+    lines = written(path)
+    whole = [text for text in lines if text.endswith("}")]
+    assert len(lines) == len(whole) + 1
+    messages = [json.loads(text)["message"] for text in whole]
+    told = f"{dropped} lines of this log were dropped: nobody took them"
+    assert sorted(messages) == [told, *["x" * 100] * (23 - dropped)]
+
+
+def test_a_line_that_cannot_be_made_takes_no_other_with_it(file, handlers):
+    def broken() -> dict[str, object]:
+        raise KeyError("gone")
+
+    path, descriptor = file
+    handler = handlers(descriptor, JsonFormatter())
+    for extra in ({}, with_fields(broken), {}):
+        handler.handle(line("x", **extra))
+    until(lambda: handler.dropped)
+    handler.flush()
+    assert handler.dropped == 1
+    assert [json.loads(text)["message"] for text in written(path)][:2] == ["x", "x"]
+
+
+def test_times_have_one_length(file, handlers):
+    path, descriptor = file
+    handler = handlers(descriptor, JsonFormatter())
+    for created in (1_700_000_000.0, 1_700_000_000.25):
+        handler.handle(line("x", created=created))
+    handler.flush()
+    assert [json.loads(text)["time"] for text in written(path)] == [
+        "2023-11-14T22:13:20.000000+00:00",
+        "2023-11-14T22:13:20.250000+00:00",
+    ]
+
+
 def test_a_pipe_that_does_not_block_gets_every_line(pipe, handlers):
     reader, writer = pipe
     os.set_blocking(writer, False)
@@ -229,9 +304,10 @@ def test_warnings_do_not_wait(file, handlers):
 @pytest.fixture
 def restored():
     """Logging of this process as it was before."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    root, grpcs = logging.getLogger(), logging.getLogger(cygrpc.__name__)
+    handlers, level, filters = root.handlers[:], root.level, grpcs.filters[:]
     yield
+    grpcs.filters[:] = filters
     for handler in root.handlers:
         if isinstance(handler, BackgroundHandler):
             handler.close()
@@ -262,3 +338,24 @@ def test_lines_below_the_level_and_of_pillow_are_left_out(restored, tmp_path):
     (line_,) = written(tmp_path / "log")
     assert json.loads(line_)["message"] == "said"
     assert dropped_lines() == 0
+
+
+@pytest.mark.parametrize("level", ["debug", "info"])
+def test_a_client_that_leaves_while_it_is_answered_is_no_error(restored, tmp_path, level):
+    grpcs = logging.getLogger(cygrpc.__name__)
+    with (tmp_path / "log").open("w") as stream:
+        set_up_logging(level, as_json=True, stream=stream)
+        # As its `_handle_exceptions` tells of them.
+        for text, error in (
+            ("ExecuteBatchError raised in core", cygrpc.ExecuteBatchError("a", "b")),
+            ("Unexpected [KeyError] raised", KeyError("x")),
+        ):
+            grpcs.error("%s by servicer method [/a]", text, exc_info=error)
+        for handler in logging.getLogger().handlers:
+            handler.flush()
+    lines = [json.loads(text) for text in written(tmp_path / "log")]
+    told = [(line["level"], line["message"].split()[0], "traceback" in line) for line in lines]
+    assert ("error", "Unexpected", True) in told
+    left = [("debug", "ExecuteBatchError", False)] if level == "debug" else []
+    assert [words for words in told if words[1] == "ExecuteBatchError"] == left
+    assert len(told) >= 1 + len(left)

@@ -67,3 +67,18 @@ def test_several_problems_at_once():
     state = ServerState(stall_s=1)
     state.beat(running_s=3.0, broken=True)
     assert len(state.live(time.monotonic() + 60)) == 3
+
+
+def test_a_server_that_hangs_is_not_ready_either():
+    state = ServerState(stall_s=8)
+    state.phase = Phase.SERVING
+    state.beat()
+    now_s = time.monotonic()
+    assert state.ready(now_s + SILENT_S - 1) == ""
+    assert state.ready(now_s + SILENT_S + 5) == "the event loop has been silent for 15 s"
+    state.beat(running_s=9.0)
+    assert state.ready() == "a batch has been on the device for 9 s"
+    state.beat()
+    assert state.ready() == ""
+    state.phase = Phase.DRAINING
+    assert state.ready(now_s + SILENT_S + 5) == "draining"

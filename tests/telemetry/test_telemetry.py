@@ -2,11 +2,13 @@
 
 import asyncio
 import gc
+import http.client
 import logging
 import threading
 import time
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -15,7 +17,7 @@ from prometheus_client import generate_latest
 
 from pairlens_server.cache.memory import MemoryTier
 from pairlens_server.cache.tiers import Cache
-from pairlens_server.engine.engine import Engine
+from pairlens_server.engine.engine import Engine, EngineSettings
 from pairlens_server.engine.entry import BatchReport
 from pairlens_server.models.registry import ModelRegistry
 from pairlens_server.recording.primitives import Embedding
@@ -125,8 +127,8 @@ def test_a_bug_is_a_warning(caplog):
 
 def test_batches():
     telemetry = made()
-    telemetry.batch_ended(BatchReport("m", False, 3, 4.5, 0.25, 1))
-    telemetry.batch_ended(BatchReport("m", True, 16, 16.0, 0.5, 0))
+    telemetry.batch_ended(BatchReport("m", 3, 4.5, 0.25, 1))
+    telemetry.batch_ended(BatchReport("m", 16, 16.0, 0.5, 0))
     found = metrics(telemetry)
     assert found.value("pairlens_batch_size_sum", model="m") == 19
     assert found.value("pairlens_batch_size_bucket", model="m", le="4.0") == 1
@@ -195,6 +197,25 @@ async def test_what_waits_and_runs_is_seen_while_it_does():
     assert server.state.live() == []
 
 
+async def test_the_device_is_not_busy_while_the_event_loop_is():
+    telemetry, model = made(), vit()
+    door = Door(model)
+    engine = Engine(EngineSettings(), observe=telemetry.batch_ended)
+    await engine.start(lambda: [model])
+    door.reset()
+    door.open.clear()
+    call = asyncio.ensure_future(engine.record(model, pixels(model, 1)[0], [Embedding()]))
+    assert await asyncio.to_thread(door.entered.wait, LIMIT_S)
+    await asyncio.sleep(0.2)
+    door.open.set()
+    time.sleep(2.0)  # the loop stands still, and the batch is long done
+    await call
+    found = metrics(telemetry)
+    assert 0.2 <= found.value("pairlens_device_busy_seconds_total", model=model.name) < 1.5
+    assert 0.2 <= found.value("pairlens_batch_duration_seconds_sum", model=model.name) < 1.5
+    await engine.stop()
+
+
 async def test_a_batch_that_hangs_is_known_to_livez():
     telemetry, model = made(), vit()
     door = Door(model)
@@ -212,6 +233,34 @@ async def test_a_batch_that_hangs_is_known_to_livez():
     while server.state.live():
         assert time.monotonic() < end_s
         await asyncio.sleep(0.02)
+    await telemetry.stop()
+    await engine.stop()
+
+
+async def test_probes_tell_of_an_event_loop_that_hangs(monkeypatch):
+    monkeypatch.setattr("pairlens_server.telemetry.state.SILENT_S", 0.5)
+    telemetry, model = made(), vit()
+    engine = await started(model)
+    server = Server(telemetry, engine, ModelRegistry([model]))
+    server.state.phase = Phase.SERVING
+    address = telemetry.listen("127.0.0.1:0", server.state)
+
+    def ask(path: str) -> tuple[int, str]:
+        connection = http.client.HTTPConnection(address, timeout=LIMIT_S)
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+    with ThreadPoolExecutor(1) as pool:
+        for path in ("/livez", "/readyz"):
+            assert await asyncio.wrap_future(pool.submit(ask, path)) == (200, "ok\n")
+        time.sleep(1.0)  # the loop stands still
+        for path in ("/livez", "/readyz"):
+            status, text = pool.submit(ask, path).result(LIMIT_S)
+            assert status == 503
+            assert text.startswith("the event loop has been silent for ")
+        assert metrics(telemetry).value("pairlens_ready") == 0
+    await until(telemetry, lambda m: m.value("pairlens_ready") == 1)
     await telemetry.stop()
     await engine.stop()
 

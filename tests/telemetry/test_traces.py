@@ -234,6 +234,34 @@ async def test_no_exporter_and_one_that_is_not_installed(received, monkeypatch):
         traced()
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon", "could not convert string to float: 'soon'"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zip", 'Invalid value "zip"'),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "10", "max_export_batch_size must be less than"),
+    ],
+)
+def test_a_variable_that_cannot_be_is_told(received, monkeypatch, variable, value, words):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigurationError, match=f"^tracing: {words}"):
+        traced()
+
+
+def test_a_propagator_that_is_not_there_is_told():
+    # In a process of its own: their names are read when they are imported.
+    program = "from pairlens_server.app import main; raise SystemExit(main(['--tracing', 'true']))"
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "OTEL_PROPAGATORS": "carrier-pigeon"},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 2
+    told = "pairlens-server: tracing: Propagator carrier-pigeon not found"
+    assert ran.stderr.splitlines()[-1].startswith(told)
+
+
 async def test_a_collector_that_is_away_costs_a_call_nothing(monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")

@@ -158,7 +158,11 @@ class _Run:
         self._total = len(active) * len(left)
         resumed = sum((row, case) in self._done for case in left for row in active)
         self._progress = ProgressLine(
-            protocol.name, self._total, resumed, sys.stderr if progress else None
+            # Each case is counted once for each method.
+            f"{protocol.name} x methods",
+            self._total,
+            resumed,
+            sys.stderr if progress else None,
         )
         self._unreachable = 0
 

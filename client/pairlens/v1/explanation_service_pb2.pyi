@@ -7,7 +7,8 @@ Errors of every RPC carry a google.rpc.ErrorInfo with domain "pairlens" and
 one of the reasons below, and where they apply BadRequest (the field and what
 is wrong with it), RetryInfo, ResourceInfo and PreconditionFailure. Texts are at most 1,000
 bytes long, of IMAGE_MISSING 400, resource_name and fields 100; longer ones are cut.
-ErrorInfo.metadata has "request_id", under which the server's log tells of the call.
+ErrorInfo.metadata has "request_id", under which the server's log tells of the call. RetryInfo
+comes as trailing metadata `grpc-retry-pushback-ms`, too, which gRPC's own retries heed.
 
   UNAUTHENTICATED      UNAUTHENTICATED     the server asks for a token, and none that it
                                            knows came with the call

@@ -7,6 +7,7 @@ from dashboard.panel import Panel, Query, Row, chosen, mean, quantile, rate
 
 _MODEL = "=~$model"
 _DEVICE_MEMORY = "pairlens_device_memory_bytes"
+_NOT_AFTER = "pairlens_tls_certificate_not_after_seconds"
 _BATCH_DURATION = "pairlens_batch_duration_seconds"
 
 
@@ -210,6 +211,15 @@ PROCESS = Row(
                 )
             ],
             thresholds=((0.01, "red"),),
+        ),
+        Panel(
+            "Time until the certificate expires",
+            "Of the one that each replica serves; nothing without TLS. Dashed: page and ticket.",
+            "Whatever renews it failed, or the new one did not reach the server: compare it with "
+            "the Secret's. Runbook: PairlensCertificateExpiring.",
+            [Query(f"min by (pod) ({chosen(_NOT_AFTER)}) - time()", "{{pod}}")],
+            unit="s",
+            thresholds=((86_400, "orange"), (7 * 86_400, "green")),
         ),
     ),
 )

@@ -7,7 +7,6 @@ from typing import Any
 from dashboard.panel import Panel, Query, Row, chosen, mean, quantile, rate
 
 _FAILURES = "=~UNKNOWN|INTERNAL|UNAVAILABLE"
-_REFUSALS = "=~QUEUE_FULL|DEADLINE_UNREACHABLE"
 _EXPLANATIONS = "=~Explain|PairSimilarity"
 _RPC, _MODEL = "=~$rpc", "=~$model"
 _HANDLED, _DURATION = "pairlens_rpc_handled_total", "pairlens_rpc_duration_seconds"
@@ -30,7 +29,7 @@ def _number(title: str, expression: str, shows: str, red: str, **how: Any) -> Pa
 _NUMBERS = (
     _number(
         "Replicas ready",
-        f"sum({chosen('pairlens_ready')})",
+        f"sum({chosen('pairlens_ready')}) or vector(0)",
         "Servers that take calls.",
         "None is. See Models, versions and deploys for the state of each; runbook: "
         "PairlensNotReady, PairlensDown.",
@@ -54,10 +53,12 @@ _NUMBERS = (
         thresholds=FAILED,
     ),
     _number(
-        "Refused",
-        f"sum({rate('pairlens_rejected_total', reason=_REFUSALS)}) / (sum({rate(_HANDLED)}) > 0)",
-        "Share of calls refused for want of room: the queue is full, or a deadline too near.",
-        "Add replicas, then see who sends so much; runbook: PairlensRejecting.",
+        "Refused or late",
+        f"(sum({rate('pairlens_rejected_total', reason='QUEUE_FULL')}) "
+        f"+ sum({rate(_HANDLED, code='DEADLINE_EXCEEDED')})) / (sum({rate(_HANDLED)}) > 0)",
+        "Share of calls that find no room, or run out of time, before or while they are worked on.",
+        "A replica whose device is never busy stands still: delete its pod. Else add replicas, "
+        "then see who sends so much; runbook: PairlensRejecting.",
         unit="percentunit",
         thresholds=REFUSED,
     ),

@@ -120,7 +120,11 @@ class Flights(Generic[V]):
         for key in flight.keys:
             if self._flights.get(key) is flight:
                 del self._flights[key]
-        if flight.task.done() and not flight.task.cancelled():
+        if not flight.task.done():
+            return
+        if flight.record is not None:
+            flight.record.is_over = True
+        if not flight.task.cancelled():
             flight.task.exception()  # fetched here, lest asyncio log that nobody has
 
 

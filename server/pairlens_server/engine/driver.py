@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ Pixels = Tensor | Make
 """What a model sees of a picture, or how to get it: not called before there is room for it."""
 
 Outcome = Recorded | tuple[Tensor, ...] | Exception
+
+_Ran = tuple[Sequence[Outcome], float]
+"""What became of a batch's entries, and the seconds on the device, the way back left out."""
 
 
 @dataclass(eq=False)
@@ -72,7 +76,7 @@ class Driver:
         self._stager = stager
         self._loop = asyncio.get_running_loop()
         self._observe = observe
-        self._running: asyncio.Future[list[Outcome]] | None = None
+        self._running: asyncio.Future[_Ran] | None = None
         self._began_s = 0.0
         self._ahead: _Ahead | None = None
         self._loads = Loads(settings.max_loading, self._ready)
@@ -205,15 +209,19 @@ class Driver:
         self._running = self._loop.run_in_executor(self._device, self._compute, batch, staged)
         self._running.add_done_callback(partial(self._ran, batch, now_s))
 
-    def _compute(self, batch: Batch, staged: Staged | None) -> list[Outcome]:
+    def _compute(self, batch: Batch, staged: Staged | None) -> _Ran:
         """On the device thread."""
+        began_s = time.perf_counter()
+        outcomes: list[Outcome]
         if batch.chunk is not None:
             pixels = _pixels(batch.entries[0])
-            return [self._backend.run_chunk(batch.model, pixels, batch.chunk)]
-        jobs = [(_pixels(entry), entry.activations) for entry in batch.entries]
-        return list(self._backend.run(batch.model, jobs, staged))
+            outcomes = [self._backend.run_chunk(batch.model, pixels, batch.chunk)]
+        else:
+            jobs = [(_pixels(entry), entry.activations) for entry in batch.entries]
+            outcomes = list(self._backend.run(batch.model, jobs, staged))
+        return outcomes, time.perf_counter() - began_s
 
-    def _ran(self, batch: Batch, started_s: float, future: asyncio.Future[list[Outcome]]) -> None:
+    def _ran(self, batch: Batch, started_s: float, future: asyncio.Future[_Ran]) -> None:
         self._running = None
         error = future.exception()
         if error is not None:
@@ -224,13 +232,13 @@ class Driver:
         except Exception as bug:
             self._break(bug, batch.entries)
 
-    def _settle(self, batch: Batch, started_s: float, outcomes: Sequence[Outcome]) -> None:
+    def _settle(self, batch: Batch, started_s: float, ran: _Ran) -> None:
         """Go on after a batch, and tell its callers."""
-        now_s = self._loop.time()
+        now_s, (outcomes, seconds) = self._loop.time(), ran
         sound = not any(isinstance(outcome, Exception) for outcome in outcomes)
         self.scheduler.finished(batch, now_s - started_s if sound else None, now_s)
         self._pump()  # the device first: callers take longer to be told
-        self._observe(_report(batch, now_s - started_s, outcomes))
+        self._observe(_report(batch, seconds, outcomes))
         for entry, outcome in zip(batch.entries, outcomes, strict=True):
             if not entry.future.done():
                 _tell(entry, outcome, started_s, now_s, len(batch.entries))

@@ -74,8 +74,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _is_broken_device(error: Exception) -> bool:
-    # After an error such as a device-side assert, every further call on the device fails.
+def is_broken_device(error: BaseException) -> bool:
+    """Whether the device can run nothing any more, as after a device-side assert."""
     return (
         isinstance(error, RuntimeError)
         and not is_out_of_memory(error)
@@ -172,7 +172,7 @@ class DeviceWorker:
         try:
             return list(self._record(model, jobs, None if staged is None else staged.take()))
         except Exception as error:
-            if _is_broken_device(error):
+            if is_broken_device(error):
                 raise
             failure = _alone(error)
         # Only here, where the failed batch's tensors are let go, can smaller ones fit.
@@ -205,7 +205,7 @@ class DeviceWorker:
             clean = pixels.to(model.device)
             return (chunk.probe.run(recorder, clean, chunk.start, chunk.stop).cpu(),)
         except Exception as error:
-            if _is_broken_device(error):
+            if is_broken_device(error):
                 raise
             failure = _alone(error)
         if chunk.stop - chunk.start == 1 or not isinstance(failure, OutOfMemoryError):

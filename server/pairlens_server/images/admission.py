@@ -9,9 +9,11 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
 # Importing a plugin registers it; Pillow otherwise loads all of its readers.
 from PIL import (
@@ -40,6 +42,14 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 # travel, would no longer hold its edges to a fraction of a pixel.
 _MAX_SIDE = 65_535
 _PREFIX_BYTES = 16
+
+# A JPEG's decoder goes over all pixels with each scan, and 95 bytes are one: a file of 20 MB could
+# take hours. Encoders write about ten; libtiff, too, takes a hundred.
+_MAX_SCANS = 100
+_LIKE_A_SCAN = re.compile(rb"\xff\xda")
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+# But for stuffed zeros and restarts, which are within a scan; the one without a length is TEM.
+_JPEG_MARKER = re.compile(rb"\xff+([\x02-\xcf\xd8-\xfe])")
 
 
 def _silence_libtiff() -> None:
@@ -104,9 +114,11 @@ def decode(data: bytes, limits: ImageLimits, field: str) -> Picture:
     Raises:
         ImageTooLargeError: More bytes, pixels or pixels along one side than allowed.
         ImageUndecodableError: No bytes, no picture, a format not accepted, more than
-            one frame, or broken or truncated data.
+            one frame, a JPEG of too many scans, or broken or truncated data.
     """
     with _opened(data, limits, field) as file:
+        if file.format in ("JPEG", "MPO"):
+            _check_scans(data, field)
         image = to_rgb(file)
     return Picture(image, hashlib.sha256(data).hexdigest(), image.height, image.width)
 
@@ -222,3 +234,18 @@ def _check_header(file: ImageFile.ImageFile, limits: ImageLimits, field: str) ->
         raise ImageUndecodableError(
             f"{field}: the picture is animated or has several pages; send one frame", field=field
         )
+
+
+def _check_scans(data: bytes, field: str) -> None:
+    """Refuses a JPEG that goes over its picture again and again."""
+    # Almost always enough: a thumbnail, or what stands behind the picture, may hold some more.
+    if next(islice(_LIKE_A_SCAN.finditer(data), _MAX_SCANS, None), None) is None:
+        return
+    scans, at = 0, 2
+    while (found := _JPEG_MARKER.search(data, at)) and found[1][0] != _END_OF_IMAGE:
+        scans += found[1][0] == _START_OF_SCAN
+        if scans > _MAX_SCANS:
+            raise ImageUndecodableError(
+                f"{field}: a JPEG of more than {_MAX_SCANS} scans", field=field
+            )
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")

@@ -52,7 +52,12 @@ def read_checkpoint(path: Path, checkpoint_key: str | None = None) -> dict[str, 
         ConfigurationError: The file is missing, broken, of another format, holds objects
             beyond tensors and plain values, or has no weights where they are looked for.
     """
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    # In a folder that may not be entered, or of a name too long.
+    except OSError as error:
+        raise ConfigurationError(f"{path.name}: {error.strerror}") from error
+    if not there:
         raise ConfigurationError(f"{path.name}: no such file")
     if path.name.endswith(".safetensors"):
         if checkpoint_key is not None:
@@ -121,11 +126,20 @@ def _weights_in(content: Any, path: Path, key: str | None) -> dict[str, Tensor]:
         content = content[found[0]]
     else:
         raise ConfigurationError(f"{path.name}: its weights are nested too deeply")
+    odd = [repr(str(name)) for name, value in content.items() if not _is_plain(value)]
+    if odd:
+        raise ConfigurationError(
+            f"{path.name}: {odd[0]} is a sparse or quantized tensor, or one without values"
+        )
     return {str(name): value.detach() for name, value in content.items()}
 
 
 def _is_state(content: Any) -> bool:
     return isinstance(content, Mapping) and all(isinstance(v, Tensor) for v in content.values())
+
+
+def _is_plain(value: Tensor) -> bool:
+    return value.layout is torch.strided and not value.is_quantized and not value.is_meta
 
 
 def _entries(content: Any) -> str:

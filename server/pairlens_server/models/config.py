@@ -11,6 +11,7 @@ Paths are relative to the file. `deploy/models.example.yaml` shows every field.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -48,6 +49,12 @@ _TWIN_SEED = 0
 
 
 def _in_folder(path: Path, info: ValidationInfo) -> Path:
+    try:
+        named = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        named = False
+    if not named:
+        raise ValueError("no file can have this name")
     folder = (info.context or {}).get(_FOLDER)
     return path if folder is None else Path(folder) / path
 

@@ -90,12 +90,14 @@ class ModelRegistry:
         models = self._seen()
         model = models.get(name)
         if model is None:
-            near = get_close_matches(name[:100], models) or list(models)
-            served = ", ".join(near[:_LISTED]) or "none"
-            if len(near) > _LISTED:
-                served += f", … and {len(near) - _LISTED} more"
+            near = get_close_matches(name[:100], models)
+            named = near or list(models)
+            listed = ", ".join(named[:_LISTED]) or "none"
+            if len(named) > _LISTED:
+                listed += f", … and {len(named) - _LISTED} more"
             raise ModelNotFoundError(
-                f"no model is named {_quoted(name)}; served: {served}", field="model"
+                f"no model is named {_quoted(name)}; {'near' if near else 'served'}: {listed}",
+                field="model",
             )
         return model
 

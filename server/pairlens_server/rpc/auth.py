@@ -105,7 +105,8 @@ class Authorizer:
             raise UnauthenticatedError("the token that came with the call is not known here")
         if method.startswith(_ADMIN_SERVICE) and not grant.admin:
             raise PermissionDeniedError(
-                "AdminService takes the tokens of administrators alone, marked with `admin: true`"
+                "AdminService takes the tokens of administrators alone, marked with `admin: true`",
+                caller=grant.name,
             )
         return grant.name
 

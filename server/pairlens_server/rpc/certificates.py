@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from collections.abc import Iterable
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -24,23 +24,8 @@ _CURVES = ("secp256r1", "secp384r1")
 _MIN_RSA_BITS = 2048
 
 
-def certificate_not_after(path: Path) -> float:
-    """When the first of a file's certificates expires.
-
-    Args:
-        path: PEM.
-
-    Returns:
-        Seconds since 1970.
-
-    Raises:
-        ConfigurationError: It cannot be read, or holds no certificate.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"{path.name}: {error.strerror or error}") from error
-    certificates = read_certificates(data, path.name)
+def earliest_not_after(certificates: Iterable[x509.Certificate]) -> float:
+    """When the first of some certificates expires, in seconds since 1970."""
     return min(certificate.not_valid_after_utc.timestamp() for certificate in certificates)
 
 

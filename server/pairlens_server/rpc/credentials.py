@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 
 from pairlens_server.errors import ConfigurationError
-from pairlens_server.rpc.certificates import check_pair, read_certificates
+from pairlens_server.rpc.certificates import check_pair, earliest_not_after, read_certificates
 from pairlens_server.watched_files import WatchedFiles
 
 _log = logging.getLogger(__name__)
 
 
-def server_credentials(
-    cert_file: Path, key_file: Path, client_ca_file: Path | None = None
-) -> grpc.ServerCredentials:
-    """Credentials that follow their files: each new connection gets what stands there then.
+@dataclass(frozen=True, eq=False)
+class _Identity:
+    """What the files held at one time.
 
-    The files are looked at when a connection is made, at most once a second. What does not
-    fit together is logged once and not taken: new connections go on with what was there
-    before. Those that are open are left alone, and end with `max_connection_age`. TLS 1.2 is
-    the least.
+    Attributes:
+        configuration: For gRPC.
+        not_after_s: When the first of its certificates expires, in seconds since 1970.
+    """
+
+    configuration: grpc.ServerCertificateConfiguration
+    not_after_s: float
+
+
+class ServerTls:
+    """TLS that follows its files: each new connection gets what stands there then.
+
+    The files are looked at when a connection is made, and by whoever asks when the certificate
+    expires, at most once a second. What does not fit together is logged once and not taken: new
+    connections go on with what was there before. Those that are open are left alone, and end with
+    `max_connection_age`. TLS 1.2 is the least. Any thread may use it.
 
     Args:
         cert_file: The server's certificate and those between it and the root, PEM.
@@ -33,63 +45,72 @@ def server_credentials(
     Raises:
         ConfigurationError: Names the setting, its file, and what is wrong.
     """
-    files = _TlsFiles(cert_file, key_file, client_ca_file)
-    return grpc.dynamic_ssl_server_credentials(
-        files.read(),
-        files.changed,  # type: ignore[arg-type]  # None, for no change, is missing in the stubs
-        require_client_authentication=client_ca_file is not None,
-    )
 
-
-class _TlsFiles:
-    """What gRPC asks for at each handshake, from threads of its own."""
-
-    def __init__(self, cert_file: Path, key_file: Path, client_ca_file: Path | None):
+    def __init__(self, cert_file: Path, key_file: Path, client_ca_file: Path | None = None):
         named = {"tls_cert_file": cert_file, "tls_key_file": key_file}
         if client_ca_file is not None:
             named["tls_client_ca_file"] = client_ca_file
+        self._asks_clients = client_ca_file is not None
         self._names = [f"{setting}: {path.name}" for setting, path in named.items()]
         self._paths = list(named.values())
         self._files = WatchedFiles(*self._paths)
         self._lock = threading.Lock()
-
-    def read(self) -> grpc.ServerCertificateConfiguration:
-        """What the files hold.
-
-        Raises:
-            ConfigurationError: They cannot be read, or do not fit together.
-        """
         try:
-            return self._checked(self._files.read())
+            self._taken = self._checked(self._files.read())
         except OSError as error:
             raise ConfigurationError(self._unreadable(error)) from error
+        self._given = self._taken
 
-    def changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """What the files hold if that is new and fits together; None to go on as before."""
-        with self._lock:
-            try:
-                contents = self._files.changed()
-                if contents is None:
-                    return None
-                configuration = self._checked(contents)
-            except (OSError, ConfigurationError) as error:
-                text = self._unreadable(error) if isinstance(error, OSError) else error
-                _log.error("%s; new connections go on with what was there before", text)
-                return None
-        _log.info("%s: new connections get what stands there now", ", ".join(self._names))
-        return configuration
-
-    def _checked(self, contents: tuple[bytes, ...]) -> grpc.ServerCertificateConfiguration:
-        certificate, key, *roots = contents
-        for data, name in (
-            (certificate, self._names[0]),
-            *zip(roots, self._names[2:], strict=True),
-        ):
-            read_certificates(data, name)
-        check_pair(certificate, key, self._names[0], self._names[1])
-        return grpc.ssl_server_certificate_configuration(
-            [(key, certificate)], root_certificates=roots[0] if roots else None
+    def credentials(self) -> grpc.ServerCredentials:
+        """For one port."""
+        return grpc.dynamic_ssl_server_credentials(
+            self._given.configuration,
+            self._changed,  # type: ignore[arg-type]  # None, for no change, is missing in the stubs
+            require_client_authentication=self._asks_clients,
         )
+
+    def not_after(self) -> float:
+        """When the certificate of new connections expires, or one that comes with it.
+
+        Returns:
+            Seconds since 1970.
+        """
+        with self._lock:
+            self._look()
+            return self._taken.not_after_s
+
+    def _changed(self) -> grpc.ServerCertificateConfiguration | None:
+        """What gRPC is to use from now on; None to go on as before."""
+        with self._lock:
+            self._look()
+            if self._given is self._taken:
+                return None
+            self._given = self._taken
+            return self._given.configuration
+
+    def _look(self) -> None:
+        """Take what the files hold, if that is new and fits together."""
+        try:
+            contents = self._files.changed()
+            if contents is None:
+                return
+            self._taken = self._checked(contents)
+        except (OSError, ConfigurationError) as error:
+            text = self._unreadable(error) if isinstance(error, OSError) else error
+            _log.error("%s; new connections go on with what was there before", text)
+            return
+        _log.info("%s: new connections get what stands there now", ", ".join(self._names))
+
+    def _checked(self, contents: tuple[bytes, ...]) -> _Identity:
+        chain, key, *roots = contents
+        certificates = read_certificates(chain, self._names[0])
+        for data, name in zip(roots, self._names[2:], strict=True):
+            read_certificates(data, name)
+        check_pair(chain, key, self._names[0], self._names[1])
+        configuration = grpc.ssl_server_certificate_configuration(
+            [(key, chain)], root_certificates=roots[0] if roots else None
+        )
+        return _Identity(configuration, earliest_not_after(certificates))
 
     def _unreadable(self, error: OSError) -> str:
         # As `Path.read_bytes` names it.

@@ -103,6 +103,19 @@ def to_status(error: PairlensError, *, model: str = "") -> status_pb2.Status:
     return _status(code, text, details)
 
 
+def retry_metadata(status: status_pb2.Status) -> tuple[tuple[str, str], ...]:
+    """Trailing metadata with which gRPC's own retries wait for as long as RetryInfo says.
+
+    gRFC A6: a client whose retry policy names the status code tries again after exactly that time,
+    instead of its own.
+    """
+    info = error_details_pb2.RetryInfo()
+    for detail in status.details:
+        if detail.Unpack(info):
+            return (("grpc-retry-pushback-ms", str(info.retry_delay.ToMilliseconds())),)
+    return ()
+
+
 def bug_status(error: Exception, method: str) -> status_pb2.Status:
     """The status of an unforeseen exception: a fixed text, and the request id to look for.
 

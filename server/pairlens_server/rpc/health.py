@@ -8,7 +8,7 @@ would hold up the end of the server.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import grpc
@@ -73,7 +73,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has no
 
     async def Watch(  # noqa: N802
         self, request: health_pb2.HealthCheckRequest, context: _Context
-    ) -> None:
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         """See health.proto."""
         told = None
         while True:
@@ -81,7 +81,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has no
             changed = self._changed
             status = self._statuses().get(request.service, _UNKNOWN)
             if status != told:
-                await context.write(health_pb2.HealthCheckResponse(status=status))
+                yield health_pb2.HealthCheckResponse(status=status)
                 told = status
             elif self._ended:
                 return

@@ -16,11 +16,17 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 from grpc_status import rpc_status
 
-from pairlens_server.errors import InvalidParameterError, PairlensError, UnauthenticatedError
+from pairlens_server.errors import (
+    InvalidParameterError,
+    PairlensError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
 from pairlens_server.rpc.auth import Authorizer
 from pairlens_server.rpc.caller import claimed_name, host_of
-from pairlens_server.rpc.errors import bug_status, to_status
+from pairlens_server.rpc.errors import bug_status, retry_metadata, to_status
 from pairlens_server.rpc.gate import Gate
+from pairlens_server.rpc.open_services import bounded
 from pairlens_server.telemetry.record import CURRENT, UNKNOWN, CallRecord, Stage, staged
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -48,7 +54,7 @@ _Handlers = tuple["grpc.RpcMethodHandler[Any, Any]", "grpc.RpcMethodHandler[Any,
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Admits calls of pairlens' services through a gate, maps what they raise, and tells of them.
 
-    Health checks and reflection pass untouched.
+    Health checks and reflection pass, within bounds of their own.
 
     Args:
         gate: Lets calls in.
@@ -81,8 +87,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if known is None:
             handler = await continuation(handler_call_details)
             # There is no handler for a method that is not in the contract.
-            if handler is None or not method.startswith(_OWN_SERVICES):
-                return handler
+            if handler is None:
+                return None
+            if not method.startswith(_OWN_SERVICES):
+                return bounded(handler)
             known = self._handlers[method] = _handlers(self._watched(handler, method))
         reads, refuses = known
         metadata = handler_call_details.invocation_metadata or ()
@@ -101,7 +109,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 if isinstance(answer, status_pb2.Status):
                     plain = rpc_status.to_status(answer)
                     code = plain.code
-                    await _abort(context, plain, record.request_id)
+                    more = (*retry_metadata(answer), (REQUEST_ID_KEY, record.request_id))
+                    await _abort(context, plain, more)
                 context.set_trailing_metadata(((REQUEST_ID_KEY, record.request_id),))
                 code = grpc.StatusCode.OK
                 return answer
@@ -110,6 +119,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 raise
             finally:
                 self._tell(record, code)
+                record.is_over = True
                 CURRENT.reset(reset)
 
         return call
@@ -121,9 +131,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         request: Any = None
         # Not BaseException: a cancelled call must stay cancelled.
         try:
-            record.client = self._authorizer.check(
-                record.rpc, record.metadata, context.auth_context()
-            )
+            record.client = self._client(record, context)
             record.caller = record.client or record.caller
             if data is None:
                 raise UnauthenticatedError("the token was not known a moment ago; call again")
@@ -142,6 +150,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         except Exception as error:
             record.reason = PairlensError.reason
             return bug_status(error, record.rpc)
+
+    def _client(self, record: CallRecord, context: Context) -> str:
+        """Who calls, as far as that is sure."""
+        try:
+            return self._authorizer.check(record.rpc, record.metadata, context.auth_context())
+        except PermissionDeniedError as error:
+            # Whom the log is to name.
+            record.client = record.caller = error.caller
+            raise
 
     def _tell(self, record: CallRecord, code: grpc.StatusCode) -> None:
         try:
@@ -214,6 +231,6 @@ def _parse(deserialize: Callable[[bytes], Any], data: bytes) -> Any:
         raise InvalidParameterError(f"the request is malformed: {error}") from error
 
 
-async def _abort(context: Context, plain: grpc.Status, request_id: str) -> NoReturn:
-    trailing = (*(plain.trailing_metadata or ()), (REQUEST_ID_KEY, request_id))
+async def _abort(context: Context, plain: grpc.Status, more: Sequence[tuple[str, str]]) -> NoReturn:
+    trailing = (*(plain.trailing_metadata or ()), *more)
     await context.abort(plain.code, plain.details or "", trailing)

@@ -52,11 +52,17 @@ _OPTIONS: list[tuple[str, int]] = [
     ("grpc.keepalive_timeout_ms", 10_000),
     # Without it the answer to such a ping is waited for for a minute.
     ("grpc.http2.ping_timeout_ms", 10_000),
-    # Clients meet new replicas when they connect anew (gRFC A9). What was called on the old
-    # connection is cut off after the grace: that has room for the longest call that we
+    # Clients meet new replicas only when they connect anew (gRFC A9): a rollout goes no faster
+    # (minReadySeconds), and what an autoscaler added gets its share no sooner. What was called on
+    # the old connection is cut off after the grace: that has room for the longest call that we
     # support, a `pairlens score` with its default timeout of 600 s, and its answer's way.
-    ("grpc.max_connection_age_ms", 300_000),
+    ("grpc.max_connection_age_ms", 60_000),
     ("grpc.max_connection_age_grace_ms", 660_000),
+    # By default a connection may say nothing for two minutes before it is closed.
+    ("grpc.server_handshake_timeout_ms", 20_000),
+    # Packed messages are refused (1 is gRPC's bit of "not packed"), before they are unpacked and
+    # before anybody's token is looked at: 60 KB can hold 60 MB. Pictures are packed already.
+    ("grpc.compression_enabled_algorithms_bitset", 1),
 ]
 
 _log = logging.getLogger(__name__)
@@ -79,6 +85,7 @@ class RpcServer:
         max_request_bytes: Largest request message.
         max_bytes_under_way: Of all requests under way together.
         max_concurrent_streams: Calls that one connection may have under way.
+        max_connections: That may be open; more are closed at once.
         reflects: Whether it tells its contract (server reflection).
         authorizer: Says who may call what; by default everybody everything.
         call_ended: Told of every call of our services.
@@ -93,6 +100,7 @@ class RpcServer:
         *,
         max_bytes_under_way: int = 2**30,
         max_concurrent_streams: int = 256,
+        max_connections: int = 1000,
         reflects: bool = True,
         authorizer: Authorizer | None = None,
         call_ended: CallEnded = lambda record, code, seconds: None,
@@ -107,6 +115,7 @@ class RpcServer:
                 *_OPTIONS,
                 ("grpc.max_receive_message_length", max_request_bytes),
                 ("grpc.max_concurrent_streams", max_concurrent_streams),
+                ("grpc.max_allowed_incoming_connections", max_connections),
             ],
         )
 

@@ -1,14 +1,15 @@
-"""What an administrator is told of a model that could not be loaded."""
+"""Why a model could not be loaded: what an administrator is told, and whose fault it was."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
 
-from pairlens_server.engine.worker import is_out_of_memory
+from pairlens_server.engine.worker import is_broken_device, is_out_of_memory
 from pairlens_server.errors import (
     ConfigurationError,
     ConfigurationInvalidError,
+    NotReadyError,
     OutOfMemoryError,
     PairlensError,
 )
@@ -31,6 +32,18 @@ def load_failure(name: str, error: Exception) -> PairlensError:
         return type(error)(f"model {name!r} cannot run: {error.message}")
     _log.error("model %r cannot be loaded", name, exc_info=error)
     return ConfigurationInvalidError(f"model {name!r} cannot be loaded; the server's log says why")
+
+
+def is_of_the_device(error: Exception) -> bool:
+    """Whether the device or its memory is at fault, so that the same may go well another time.
+
+    Args:
+        error: What loading a model, or its first passes, raised.
+    """
+    return any(
+        _did_not_fit(cause) or is_broken_device(cause) or isinstance(cause, NotReadyError)
+        for cause in _with_causes(error)
+    )
 
 
 def _did_not_fit(error: BaseException) -> bool:

@@ -24,7 +24,7 @@ class ModelChange:
     """What a reload made of one model.
 
     Attributes:
-        model: Name.
+        model: Name; "" of the whole file.
         kind: What became of it.
         fingerprint: Of what is served under the name now; "" where nothing is.
         error: Why, of FAILED.

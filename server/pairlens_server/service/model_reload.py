@@ -13,6 +13,7 @@ from pairlens_server.engine.warm_up import warm_up
 from pairlens_server.errors import (
     ConfigurationError,
     ConfigurationInvalidError,
+    DeviceError,
     DrainingError,
     PairlensError,
 )
@@ -20,7 +21,8 @@ from pairlens_server.models.config import ModelConfig, load_model_configs
 from pairlens_server.models.file_stamps import FileStamps, stamps_of
 from pairlens_server.models.loaded import LoadedModel
 from pairlens_server.models.registry import ModelRegistry
-from pairlens_server.service.load_failures import load_failure
+from pairlens_server.service.background import BackgroundTasks
+from pairlens_server.service.load_failures import is_of_the_device, load_failure
 from pairlens_server.service.model_changes import (
     ChangeKind,
     ModelChange,
@@ -43,7 +45,8 @@ class ModelReload:
         engine: Loads and runs them.
         patience_s: After which calls that keep a model from being unloaded are logged.
         served: Called with the names of all models whenever those change.
-        changed: Called with each change of a reload, unchanged models left out.
+        changed: Called with each change of a reload, unchanged models left out; with one that
+            failed and has no name where the file as a whole is wrong.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class ModelReload:
         self._loads = 0
         self._turn = asyncio.Lock()
         self._next: asyncio.Task[tuple[ModelChange, ...]] | None = None
-        self._tasks: set[asyncio.Task[object]] = set()
+        self._tasks = BackgroundTasks()
         self._stopped = False
 
     async def start(
@@ -80,6 +83,7 @@ class ModelReload:
 
         Raises:
             ConfigurationError: A model cannot be loaded, or cannot run; names it.
+            DeviceError: The same, for want of memory, or of a device that works.
         """
         files = {config.name: stamps_of(config) for config in configs}
 
@@ -87,16 +91,26 @@ class ModelReload:
             prepare()
             return [model for config in configs for model in load_entry(config)]
 
-        models = await self._engine.start(load)
         try:
-            await warm_up(self._engine, models)
-        except PairlensError as error:
-            raise ConfigurationError(f"a model cannot run: {error.message}") from error
+            models = await self._engine.start(load)
+            for model in models:
+                await self._warm_up_first(model)
+        except Exception as error:
+            if is_of_the_device(error):
+                raise DeviceError(str(error)) from error
+            raise
         entries = {}
         for config in configs:
             own = tuple(model for model in models if model.name in names_of(config))
             entries[config.name] = self._entry(config, files[config.name], own)
         self._serve_only(entries, configs)
+
+    async def _warm_up_first(self, model: LoadedModel) -> None:
+        try:
+            await warm_up(self._engine, [model])
+        except PairlensError as error:
+            message = f"model {model.name!r} cannot run: {error.message}"
+            raise ConfigurationError(message) from error
 
     async def reload(self) -> tuple[ModelChange, ...]:
         """Read the file again and serve what it says now.
@@ -123,16 +137,13 @@ class ModelReload:
         """The same, for who does not wait; failures are logged."""
         if self._next is None:
             self._next = asyncio.create_task(self._in_turn(), name="reload")
-            self._keep(self._next)
+            self._tasks.keep(self._next)
         return self._next
 
     async def stop(self) -> None:
         """Begin no reload any more, and give up what is under way."""
         self._stopped = True
-        tasks = tuple(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.cancel()
 
     async def _in_turn(self) -> tuple[ModelChange, ...]:
         async with self._turn:
@@ -143,8 +154,10 @@ class ModelReload:
             try:
                 configs = await asyncio.to_thread(load_model_configs, self._path)
             except ConfigurationError as error:
-                _log.error("models are left as they are: %s", error)
-                raise ConfigurationInvalidError(str(error)) from error
+                wrong = ConfigurationInvalidError(str(error))
+                _log.error("models are left as they were: %s", error)
+                self._changed(ModelChange("", ChangeKind.FAILED, error=wrong))
+                raise wrong from error
             return await self._serve(configs)
 
     async def _serve(self, configs: Sequence[ModelConfig]) -> tuple[ModelChange, ...]:
@@ -261,7 +274,7 @@ class ModelReload:
     def _retire(self, models: Iterable[LoadedModel]) -> None:
         left = list(models)
         if left:
-            self._keep(asyncio.create_task(self._unload(left), name="unload"))
+            self._tasks.keep(asyncio.create_task(self._unload(left), name="unload"))
 
     async def _unload(self, models: list[LoadedModel]) -> None:
         """Unload models that are no longer served as soon as no call uses them."""
@@ -285,9 +298,3 @@ class ModelReload:
             _log.info("model %s: %s", change.model, change.kind.value)
         if change.kind is not ChangeKind.UNCHANGED:
             self._changed(change)
-
-    def _keep(self, task: asyncio.Task[object]) -> None:
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        # Else asyncio would log that nobody has fetched it.
-        task.add_done_callback(lambda task: task.cancelled() or task.exception())

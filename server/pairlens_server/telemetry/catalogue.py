@@ -25,7 +25,8 @@ from pairlens_server.telemetry.metric import Buckets, Label, Metric, counter, ga
 # Calls.
 RPC_HANDLED = counter(
     "rpc_handled_total",
-    "Calls that ended, with the code that they ended with, refused and cancelled ones too.",
+    "Calls that ended, with the code that they ended with, refused and cancelled ones too; what "
+    "gRPC itself refuses (a message over max_request_bytes, an unknown method) is not seen.",
     RPC,
     CODE,
     query="sum by (code) (rate(pairlens_rpc_handled_total[5m]))",
@@ -168,7 +169,8 @@ MODEL_INFO = gauge(
 )
 MODEL_CHANGES = counter(
     "model_changes_total",
-    "What became of models when the models file was read again.",
+    "What became of models when the models file was read again; a file that is wrong as a whole is "
+    "one that failed.",
     Label("change", CHANGES),
     query='increase(pairlens_model_changes_total{change="failed"}[1h])',
 )
@@ -187,6 +189,12 @@ EVENT_LOOP_LAG = histogram(
 )
 READY = gauge("ready", "1 while calls are welcome, as /readyz says.")
 DRAINING = gauge("draining", "1 while the server finishes what it has, to stop.")
+CERTIFICATE_NOT_AFTER = gauge(
+    "tls_certificate_not_after_seconds",
+    "When the certificate that new connections get expires, or the first of those that come with "
+    "it, in seconds since 1970; absent without TLS.",
+    query="(pairlens_tls_certificate_not_after_seconds - time()) / 86400",
+)
 LOG_LINES_DROPPED = counter(
     "log_lines_dropped_total", "Lines that nobody took: the log's reader is too slow, or gone."
 )
@@ -234,6 +242,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         MODEL_CHANGES,
         BUILD_INFO,
         EVENT_LOOP_LAG,
+        CERTIFICATE_NOT_AFTER,
         LOG_LINES_DROPPED,
         THREADS,
     ),

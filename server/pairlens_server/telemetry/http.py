@@ -11,6 +11,7 @@ import io
 import logging
 import socket
 import socketserver
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -105,8 +106,11 @@ class TelemetryServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """See `socketserver.BaseServer`; clients that go away are no news."""
-        _log.debug("a request for metrics failed", exc_info=True)
+        """See `socketserver.BaseServer`; clients that go away, or say nothing, are no news."""
+        if isinstance(sys.exc_info()[1], OSError):
+            _log.debug("a request for metrics failed", exc_info=True)
+        else:
+            _log.exception("internal error: a request for metrics could not be answered")
 
 
 class _Handler(MetricsHandler):

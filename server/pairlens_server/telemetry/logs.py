@@ -15,7 +15,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
+from itertools import accumulate, islice
 from typing import Any, TextIO
 
 from pairlens_server.telemetry.record import current_call
@@ -32,6 +34,7 @@ _GATHERED_S = 0.05
 _SOON_S = 0.005
 _AT_ONCE = 64  # lines of one write
 _NOTHING = (None, None, None)
+_GRPC = "grpc._cython.cygrpc"
 # Attributes of log records.
 _MESSAGE = "message"
 _REQUEST_ID = "request_id"
@@ -53,7 +56,7 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter`."""
         line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(),
+            "time": _time(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": _message(record),
@@ -83,6 +86,11 @@ class TextFormatter(logging.Formatter):
         if record.exc_text or record.exc_info:
             text += f"\n{_traceback(self, record)}"
         return text
+
+
+def _time(created_s: float) -> str:
+    # Of one length, also at a whole second.
+    return datetime.fromtimestamp(created_s, timezone.utc).isoformat(timespec="microseconds")
 
 
 def _message(record: logging.LogRecord) -> str:
@@ -122,6 +130,7 @@ class BackgroundHandler(logging.Handler):
         # Counts of lines: each is written by one thread, the first under the handler's lock.
         self._accepted = self._refused = 0
         self._done = self._failed = self._told = 0
+        self._is_cut = False  # whether the last byte that was written is within a line
         self._some = threading.Event()
         self._hurry = threading.Event()
         self._closed = False
@@ -190,14 +199,24 @@ class BackgroundHandler(logging.Handler):
 
     def _wrote(self, records: Sequence[logging.LogRecord]) -> int:
         """How many of some lines were written."""
+        lines = [line for record in records if (line := self._line(record))]
+        # What was cut off stays by itself: no other line is joined to it.
+        data = b"\n" * self._is_cut + b"".join(lines)
+        ends = accumulate(map(len, lines), initial=int(self._is_cut))
+        done = 0
+        with suppress(OSError):
+            while done < len(data):
+                done += self._write(data[done:])
+        if done:
+            self._is_cut = data[done - 1 : done] != b"\n"
+        return sum(end <= done for end in islice(ends, 1, None))
+
+    def _line(self, record: logging.LogRecord) -> bytes:
         try:
-            lines = [f"{self.format(r)}\n".encode("utf-8", "backslashreplace") for r in records]
-            data = b"".join(lines)
-            while data:
-                data = data[self._write(data) :]
+            return f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
+        # A line that cannot be made takes no other with it.
         except Exception:
-            return 0
-        return len(records)
+            return b""
 
     def _write(self, data: bytes) -> int:
         try:
@@ -217,7 +236,7 @@ def _settled(record: logging.LogRecord) -> logging.LogRecord:
         record.exc_text, record.exc_info = _cut(text), None
     setattr(record, _MESSAGE, _cut(record.getMessage()))
     call = current_call()
-    if call is not None:
+    if call is not None and not call.is_over:
         setattr(record, _REQUEST_ID, call.request_id)
     return record
 
@@ -242,6 +261,19 @@ def set_up_logging(level: str, *, as_json: bool, stream: TextIO | None = None) -
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").setLevel(logging.ERROR)
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    logging.getLogger(_GRPC).addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether to write a line of gRPC's; what is none becomes a short one of level DEBUG."""
+    error = record.exc_info[1] if record.exc_info else None
+    # An answer that could not be sent, with a traceback: the client had left at that very moment,
+    # which gRPC says nothing of a moment later. Named, since this layer does not know gRPC.
+    if type(error).__name__ != "ExecuteBatchError":
+        return True
+    record.levelno, record.levelname = logging.DEBUG, logging.getLevelName(logging.DEBUG)
+    record.exc_info = record.exc_text = None
+    return logging.getLogger(record.name).isEnabledFor(record.levelno)
 
 
 def dropped_lines() -> int:

@@ -102,6 +102,8 @@ class CallRecord:
         started_s: On the clock of `time.perf_counter`.
         intervals: Stages, which may overlap: pictures of a call are worked on side by side.
         rides: Waits for work that is done once for several calls.
+        is_over: Whether it has ended. What it has set off may go on in its context for hours, and
+            is no longer its.
     """
 
     rpc: str
@@ -116,6 +118,7 @@ class CallRecord:
     started_s: float = field(default_factory=time.perf_counter)
     intervals: list[Interval] = field(default_factory=list)
     rides: list[_Ride] = field(default_factory=list)
+    is_over: bool = False
 
     def begin(self, stage: Stage) -> Interval:
         """Write down that a stage begins; who does so ends it."""

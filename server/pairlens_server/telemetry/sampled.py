@@ -1,7 +1,7 @@
 """Metrics that are looked up when they are scraped.
 
 Of what belongs to the event loop the last snapshot is told; the rest (memory of the device,
-threads, lines of the log, the server's state) may be read by any thread, and is.
+threads, lines of the log, the server's state, its certificate) may be read by any thread, and is.
 """
 
 from __future__ import annotations
@@ -37,13 +37,18 @@ class SampledMetrics(Collector):
     Args:
         snapshot: Gives the last one, or None before the first.
         state: Gives the server's state, or None before it has one.
+        not_after: Gives when the server's certificate expires, or None where it has none.
     """
 
     def __init__(
-        self, snapshot: Callable[[], Snapshot | None], state: Callable[[], ServerState | None]
+        self,
+        snapshot: Callable[[], Snapshot | None],
+        state: Callable[[], ServerState | None],
+        not_after: Callable[[], float | None],
     ):
         self._snapshot = snapshot
         self._state = state
+        self._not_after = not_after
         self._build = _build()
 
     def describe(self) -> Iterable[Family]:
@@ -59,6 +64,9 @@ class SampledMetrics(Collector):
         if state is not None:
             yield _family(catalogue.READY, [((), not state.ready())])
             yield _family(catalogue.DRAINING, [((), state.phase is Phase.DRAINING)])
+        not_after_s = self._not_after()
+        ends = [] if not_after_s is None else [((), not_after_s)]
+        yield _family(catalogue.CERTIFICATE_NOT_AFTER, ends)
         snapshot = self._snapshot()
         if snapshot is not None:
             yield from _of_server(snapshot)

@@ -79,8 +79,13 @@ class ServerState:
             problems.append(f"a batch has been on the device for {now_s - since_s:.0f} s")
         return problems
 
-    def ready(self) -> str:
-        """Why calls are not welcome; "" when they are."""
+    def ready(self, now_s: float | None = None) -> str:
+        """Why calls are not welcome; "" when they are.
+
+        Args:
+            now_s: As of `live`: whoever hangs answers none, whether or not somebody restarts it.
+        """
         if self._broken:
             return Phase.DEAD.value
-        return "" if self._phase is Phase.SERVING else self._phase.value
+        problems = "\n".join(self.live(now_s))
+        return problems if self._phase is Phase.SERVING else self._phase.value

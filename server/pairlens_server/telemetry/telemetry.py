@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from prometheus_client import (
@@ -51,7 +51,8 @@ class Telemetry:
         tracing: Whether traces are exported.
 
     Raises:
-        ConfigurationError: Traces need packages that are not installed.
+        ConfigurationError: Traces need packages that are not installed, or a variable of
+            OpenTelemetry's says what cannot be.
     """
 
     def __init__(self, *, buckets_s: Sequence[float], log_calls: LogCalls, tracing: bool):
@@ -59,12 +60,19 @@ class Telemetry:
         self._traces = _traces() if tracing else None
         self._state: ServerState | None = None
         self._snapshot: Snapshot | None = None
+        self._not_after: Callable[[], float] | None = None
         self._sampling: asyncio.Task[None] | None = None
         self._server: TelemetryServer | None = None
         self.registry = CollectorRegistry()
         """All metrics."""
         self._instruments = Instruments(self.registry, buckets_s)
-        self.registry.register(SampledMetrics(lambda: self._snapshot, lambda: self._state))
+        self.registry.register(
+            SampledMetrics(
+                lambda: self._snapshot,
+                lambda: self._state,
+                lambda: self._not_after and self._not_after(),
+            )
+        )
         for kind in (ProcessCollector, PlatformCollector, GCCollector):
             kind(registry=self.registry)
 
@@ -133,6 +141,14 @@ class Telemetry:
             self._look_on(watched, state), name="telemetry"
         )
 
+    def watch_certificate(self, not_after: Callable[[], float]) -> None:
+        """Tell when the server's certificate expires, until `stop`.
+
+        Args:
+            not_after: Gives that in seconds since 1970; any thread may ask.
+        """
+        self._not_after = not_after
+
     def listen(self, listen: str, state: ServerState) -> str:
         """Serve /metrics, /livez and /readyz on threads of their own, until `stop`.
 
@@ -182,8 +198,14 @@ class Telemetry:
 def _traces() -> Traces:
     try:
         from pairlens_server.telemetry.traces import Traces
+
+        return Traces()
     except ImportError as error:
         raise ConfigurationError(
             "tracing needs OpenTelemetry: pip install 'pairlens[otel]'"
         ) from error
-    return Traces()
+    except ConfigurationError:
+        raise
+    # Of any class: each of OpenTelemetry's packages reads its own variables.
+    except Exception as error:
+        raise ConfigurationError(f"tracing: {error or type(error).__name__}") from error

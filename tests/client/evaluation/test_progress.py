@@ -66,4 +66,4 @@ def test_progress_goes_to_standard_error(tmp_path, capsys):
         run_protocol(FakeProtocol(2), tmp_path)
     out, err = capsys.readouterr()
     assert out == ""
-    assert "images: 4 of 4" in err
+    assert "images x methods: 4 of 4" in err
