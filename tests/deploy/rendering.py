@@ -25,7 +25,7 @@ SERVING = tuple(name for name in OVERLAYS if name not in ("warm", "model-loader"
 Document = dict[str, Any]
 
 needs_kubectl = pytest.mark.skipif(
-    shutil.which("kubectl") is None, reason="kubectl is not installed (kubernetes-client)"
+    shutil.which("kubectl") is None, reason="kubectl 1.21 or newer is not installed"
 )
 
 

@@ -162,7 +162,7 @@ async def test_a_broken_device_answers_everyone_and_ends_the_engine(gated):
 
 async def test_pixels_may_come_later_and_are_asked_for_once_there_is_room(gated):
     model, gate = gated
-    engine = await started(model, max_queued=2)
+    engine = await started(model, max_batch=2, max_wait_s=5.0, max_queued=2)
     gate.reset()
     picture, asked = pixels(model)[0], []
 

@@ -16,10 +16,11 @@ def test_nothing_is_kept_back_while_forecasts_hold():
     assert seen(0.0, -0.2, -0.4).reserve(0.0) == 0.0
 
 
-def test_all_but_one_in_a_hundred_would_have_been_in_time():
-    hindsight = seen(*(n / 1000 for n in range(1, 201)))
-    assert hindsight.reserve(0.0) == pytest.approx(0.199)
-    assert seen(*[0.0] * 199, 0.5).reserve(0.0) == 0.0
+def test_all_but_one_in_two_hundred_would_have_been_in_time():
+    hindsight = seen(*(n / 1000 for n in range(1, 401)))
+    assert hindsight.reserve(0.0) == pytest.approx(0.399)
+    assert seen(*[0.0] * 399, 0.5).reserve(0.0) == 0.0
+    assert seen(*[0.0] * 397, 0.5, 0.5, 0.5).reserve(0.0) == 0.5
 
 
 def test_one_that_was_given_up_counts_as_more_than_it_was_allowed():
@@ -35,9 +36,21 @@ def test_what_was_seen_is_forgotten():
     assert hindsight.reserve(30.0) == pytest.approx(0.3)
     assert hindsight.reserve(30.5) == 0.0
     hindsight = seen(0.3)
-    for _ in range(256):
+    for _ in range(4095):
         hindsight.took(1.0, 1.0, 2.0, 1.0)
-    assert hindsight.reserve(1.0) == 0.0
+    assert len(hindsight._seen) == 4096
+    hindsight.took(1.0, 1.0, 2.0, 1.0)
+    assert [len(hindsight._seen), hindsight._shares] == [4096, [0.0] * 4096]
+
+
+def test_what_is_forgotten_is_what_was_seen_first():
+    hindsight = Hindsight()
+    for place, share in enumerate((0.4, 0.1, 0.4, 0.2)):
+        hindsight.took(1.0 + 2.0 * share, 1.0, 2.0, 10.0 * place)
+    assert hindsight.reserve(35.0) == pytest.approx(0.4)
+    assert hindsight.reserve(45.0) == pytest.approx(0.4)
+    assert hindsight.reserve(55.0) == pytest.approx(0.2)
+    assert hindsight.reserve(65.0) == 0.0
 
 
 def test_the_pace_of_making_pixels_is_that_of_those_who_wait():

@@ -6,13 +6,14 @@ nor who else uses the machine. All that shows in what admitted work took.
 
 from __future__ import annotations
 
-import math
+from bisect import bisect_left, insort
 from collections import deque
 from statistics import median_low
 
-_REMEMBERED = 256
+_REMEMBERED = 4096
 _FRESH_S = 30.0
-_RANK = 0.99
+# Above the 99th percentile that is to be in time: with just that, it would be in time by luck.
+_RANK = 0.995
 _MOST = 0.6
 _MISSED = 1.2
 _LOADS = 31
@@ -22,9 +23,8 @@ class Hindsight:
     """What has to be kept of the time that work is allowed, so that nearly all is in time."""
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)  # when, and how far
-        self._reserve = 0.0
-        self._until_s = math.inf
+        self._seen: deque[tuple[float, float]] = deque()  # when, and how far
+        self._shares: list[float] = []  # how far, in order
 
     def took(self, seconds: float, forecast_s: float, allowed_s: float, now_s: float) -> None:
         """Take note of an entry that was done.
@@ -35,8 +35,11 @@ class Hindsight:
             allowed_s: Until its deadline.
             now_s: The time.
         """
-        self._seen.append((now_s, (seconds - forecast_s) / allowed_s))
-        self._until_s = -math.inf
+        share = (seconds - forecast_s) / allowed_s
+        self._seen.append((now_s, share))
+        insort(self._shares, share)
+        if len(self._seen) > _REMEMBERED:
+            self._forget()
 
     def missed(self, forecast_s: float, allowed_s: float, now_s: float) -> None:
         """Take note of an entry that was given up: it would have taken more than allowed."""
@@ -44,17 +47,16 @@ class Hindsight:
 
     def reserve(self, now_s: float) -> float:
         """A share of the time allowed, 0 to 0.6; 0 when nothing was seen lately."""
-        if now_s > self._until_s:
-            self._reckon(now_s)
-        return self._reserve
-
-    def _reckon(self, now_s: float) -> None:
         while self._seen and now_s - self._seen[0][0] > _FRESH_S:
-            self._seen.popleft()
-        shares = sorted(share for _, share in self._seen)
-        place = min(len(shares) - 1, int(_RANK * len(shares)))
-        self._reserve = min(_MOST, max(0.0, shares[place])) if shares else 0.0
-        self._until_s = self._seen[0][0] + _FRESH_S if shares else math.inf
+            self._forget()
+        if not self._shares:
+            return 0.0
+        place = min(len(self._shares) - 1, int(_RANK * len(self._shares)))
+        return min(_MOST, max(0.0, self._shares[place]))
+
+    def _forget(self) -> None:
+        _, share = self._seen.popleft()
+        del self._shares[bisect_left(self._shares, share)]
 
 
 class Pace:
