@@ -40,7 +40,8 @@ def section(document: dict[str, Any]) -> str:
     facts += [f"torch threads: {machine['threads']}"]
     facts += [f"{name} {machine[name]}" for name in ("torch", "timm")]
     facts += [f"Python {machine['python']}"]
-    facts += ["a quick run"] if document["quick"] else []
+    minutes = sum(document["seconds"].values()) / 60
+    facts += [f"{'a quick' if document['quick'] else 'a whole'} run of {minutes:.0f} minutes"]
     lines = "".join(_line(dict(fields)) for fields in document["rows"])
     return f"### {heading}\n\n{', '.join(facts)}.\n\n{_HEAD}{lines}"
 

@@ -55,10 +55,11 @@ async def test_scripts_are_told_when_all_are_ready(make, tmp_path):
     state = tmp_path / STATE_FILE
     state.write_text("of an earlier set")
     local_set = make(SLEEPING, SLEEPING)
+    before = len(children())
     starting = asyncio.create_task(local_set.start())
     try:
         (tmp_path / "ready-0").touch()
-        await until(lambda: len(children()) == 2)
+        await until(lambda: len(children()) == before + 2)
         await asyncio.sleep(0.5)  # in which the first is seen to be ready
         assert not state.exists()
         (tmp_path / "ready-1").touch()
