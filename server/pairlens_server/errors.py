@@ -116,8 +116,8 @@ class PermissionDeniedError(PairlensError):
 
     reason = "PERMISSION_DENIED"
 
-    def __init__(self, message: str, *, caller: str = ""):
-        super().__init__(message)
+    def __init__(self, message: str, *, field: str = "", caller: str = ""):
+        super().__init__(message, field=field)
         self.caller = caller
 
 

@@ -67,7 +67,6 @@ def _channel(target: str) -> grpc.aio.Channel:
     options = [
         ("grpc.max_send_message_length", -1),
         ("grpc.max_receive_message_length", -1),
-        ("grpc.enable_retries", 0),
     ]
     return grpc.aio.insecure_channel(target, options)
 
