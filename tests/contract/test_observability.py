@@ -156,7 +156,8 @@ def seen(server, calls) -> Seen:
             m.value("pairlens_redis_queued_bytes") == 0
             and m.value("pairlens_cache_stored_total", tier="redis")
             == m.value("pairlens_cache_stored_total", tier="memory")
-            and m.value("pairlens_cache_entries") > 0
+            # The upload was the last call to store anything.
+            and m.value("pairlens_cache_entries", kind="image") > 0
             and m.value("pairlens_rpcs_in_flight") == 0
         ),
     )
