@@ -266,7 +266,8 @@ def text_of(value: float, unit: str) -> str:
     if unit == "percentunit":
         return f"{value * 100:.3g} %"
     if unit == "s":
-        for size, name in ((60, "min"), (1, "s"), (1e-3, "ms"), (1e-6, "µs")):
+        days = ((86400, "d"), (3600, "h"), (60, "min"))
+        for size, name in (*days, (1, "s"), (1e-3, "ms"), (1e-6, "µs")):
             if abs(value) >= size:
                 return f"{value / size:.3g} {name}"
         return "0 s"
