@@ -1,9 +1,5 @@
-"""How the package hangs together, and how the process begins.
+"""How the process begins; `contract/test_lifecycle.py` has the rest of its life."""
 
-`contract/test_lifecycle.py` has the rest of its life.
-"""
-
-import ast
 import shutil
 import signal
 import subprocess
@@ -16,31 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pairlens_server import app
-
 _WAIT_S = 120
 # As in a container, where signals that a process does not handle are lost on it.
 _AS_PROCESS_1 = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
-
-
-def imported(path: Path) -> set[str]:
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-    return names
-
-
-def test_nothing_but_rpc_imports_the_transport():
-    package = Path(app.__file__).parent
-    for path in package.rglob("*.py"):
-        if package / "rpc" not in path.parents:
-            transport = {"grpc", "google", "grpc_health", "grpc_reflection", "grpc_status"}
-            roots = {name.partition(".")[0] for name in imported(path)}
-            assert not roots & transport, path
-            assert not any(name.startswith("pairlens.v1") for name in imported(path)), path
 
 
 @contextmanager

@@ -9,9 +9,9 @@ from pathlib import Path
 import pairlens_server
 
 SERVER = Path(pairlens_server.__file__).parent
-CONTRACT = {"grpc", "google", "grpc_health", "grpc_reflection", "pairlens.v1"}
-# Whoever else needs something of these asks the part that has it. The demo is a client, too.
-MAY = {"rpc": CONTRACT, "demo": CONTRACT, "cache": {"redis"}}
+CONTRACT = {"grpc", "google", "grpc_health", "grpc_reflection", "grpc_status", "pairlens.v1"}
+# Whoever else needs something of these asks the part that has it.
+MAY = {"rpc": CONTRACT, "cache": {"redis"}}
 
 
 def imported(path: Path) -> Iterator[str]:
