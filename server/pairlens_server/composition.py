@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from pairlens_server import torch_threads
 from pairlens_server.cache.memory import MemoryTier
 from pairlens_server.cache.redis_tier import RedisTier
 from pairlens_server.cache.tiers import Cache
@@ -80,7 +81,7 @@ def compose(settings: ServerSettings, orders: Orders) -> Parts:
         changed=lambda change: telemetry.model_changed(change.kind.value),
     )
     cache = _cache(settings, telemetry)
-    pool = ThreadPoolExecutor(settings.image_threads, thread_name_prefix="images")
+    pool = torch_threads.pool(settings.image_threads, "images")
     use_cases = ExplanationUseCases(registry, engine, cache, pool, settings.limits)
 
     def drain() -> int:

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-import torch
-
+from pairlens_server import torch_threads
 from pairlens_server.composition import Parts, compose
 from pairlens_server.config import ServerSettings
 from pairlens_server.idle import give_back_when_idle
@@ -65,6 +64,9 @@ async def serve(settings: ServerSettings) -> NoReturn:
 
 async def _start(parts: Parts, settings: ServerSettings, configs: Sequence[ModelConfig]) -> None:
     """Listen, answer that the server loads, load, and serve."""
+    loop = asyncio.get_running_loop()
+    usual = torch_threads.compute_alone()
+    loop.set_default_executor(torch_threads.pool(None, "asyncio"))
     server, telemetry = parts.server, parts.telemetry
     metrics = ""
     if settings.metrics_listen is not None:
@@ -91,17 +93,12 @@ async def _start(parts: Parts, settings: ServerSettings, configs: Sequence[Model
     if metrics:
         sys.stdout.write(f"metrics on {metrics}\n")
     sys.stdout.flush()
-    await parts.models.start(configs, lambda: _set_threads(settings.torch_threads))
+    threads = settings.torch_threads or usual
+    await parts.models.start(configs, lambda: torch_threads.compute_together(threads, loop))
     server.open()
     parts.state.phase = Phase.SERVING
     names = ", ".join(parts.registry.names())
     _log.info("pairlens-server ready on %s (models: %s)", address, names)
-
-
-def _set_threads(threads: int | None) -> None:
-    # On the device thread, since OpenMP keeps the number by thread.
-    if threads is not None:
-        torch.set_num_threads(threads)
 
 
 async def _rest(parts: Parts, settings: ServerSettings) -> None:

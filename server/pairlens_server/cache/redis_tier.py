@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from pairlens_server import torch_threads
 from pairlens_server.cache.breaker import Breaker
 from pairlens_server.cache.codec import OVERHEAD, decode_all, encode_all
 from pairlens_server.cache.keys import is_image_file, kind_of
@@ -61,7 +61,7 @@ class RedisTier:
         reads, writes = Breaker(clock, longest_s=5.0), Breaker(clock)
         self._link = RedisLink(settings, reads, writes, observe)
         self._writer = Writer(settings.max_queued_bytes, self._write, self._dropped)
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="pairlens-cache")
+        self._threads = torch_threads.pool(2, "cache")
         self._kinds = {kind: KindStats() for kind in CacheKind}
         self._stopped = False
 

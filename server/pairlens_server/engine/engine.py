@@ -6,11 +6,12 @@ import asyncio
 import gc
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 
 import torch
 from torch import Tensor, nn
 
+from pairlens_server import torch_threads
 from pairlens_server.allocator import give_back_freed_memory
 from pairlens_server.engine.driver import Driver, Pixels
 from pairlens_server.engine.entry import (
@@ -55,9 +56,9 @@ class Engine:
         self._settings = settings
         self._observe = observe
         self._make_backend = make_backend
-        self._device = device or ThreadPoolExecutor(1, thread_name_prefix="device")
-        self._stager = stager or ThreadPoolExecutor(1, thread_name_prefix="staging")
-        self._loading = ThreadPoolExecutor(1, thread_name_prefix="loading")
+        self._device = device or torch_threads.pool(1, "device")
+        self._stager = stager or torch_threads.pool(1, "staging")
+        self._loading = torch_threads.pool(1, "loading")
         self._backend: Backend | None = None
         self._driver: Driver | None = None
         self._stopped = False

@@ -8,7 +8,7 @@ block's first norm runs backward through the head and that block alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -107,7 +107,6 @@ class InstrumentedPass:
     def run(self, pixels: Tensor) -> dict[Activation, Tensor]:
         """Record pixels [B, 3, H, W]: [number of pictures, ...] for each activation."""
         body = self._body
-        libra = self._rule is GradientRule.LIBRA
         with ExitStack() as stack:
             stack.enter_context(torch.set_grad_enabled(self._rule is not None))
             for name, hook in self._hooks():
@@ -115,13 +114,19 @@ class InstrumentedPass:
             blocks = self._blocks()
             if blocks:
                 stack.enter_context(AttentionTap(body.attention, blocks, self._on_attention))
-            with LibraGradients(body.network) if libra else SoundBatchNorm():
+            with self._rule_mode():
                 features = body.readout.features(pixels)
                 if self._rule is not None:
                     self._differentiate(features)
         with torch.no_grad():
             self._read_out(features.detach())
         return self._found
+
+    def _rule_mode(self) -> AbstractContextManager[object]:
+        if self._rule is None:
+            return nullcontext()
+        is_libra = self._rule is GradientRule.LIBRA
+        return LibraGradients(self._body.network) if is_libra else SoundBatchNorm()
 
     @property
     def _wants_matrices_alone(self) -> bool:

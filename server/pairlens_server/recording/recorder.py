@@ -29,6 +29,7 @@ from pairlens_server.recording.primitives import (
     Logits,
     TransformerAttributionRow,
 )
+from pairlens_server.recording.products import products
 from pairlens_server.recording.readout import Readout
 from pairlens_server.recording.rounds import in_order
 from pairlens_server.recording.targets import ClassLogit, ScoreTarget
@@ -82,6 +83,7 @@ class Recorder:
         self.facts = facts_of(model, anatomy, readout)
         linear = linear_head_of(model, readout)
         self._body = Body(model.network, anatomy, readout, self.facts, linear)
+        self._products = products(model.device)
         for layer in self._body.attention:
             # The tap reads the kernel's call, which TIMM_FUSED_ATTN=0 would leave out.
             if hasattr(layer, "fused_attn"):
@@ -108,7 +110,8 @@ class Recorder:
             everyone = len(pictures) == len(inputs)
             place = {picture: row for row, picture in enumerate(pictures)}
             local = {a: [place[p] for p in wanting] for a, wanting in asked.items()}
-            found = self._run(kind, inputs if everyone else inputs[pictures], local)
+            with self._products:
+                found = self._run(kind, inputs if everyone else inputs[pictures], local)
             for activation, wanting in asked.items():
                 if list(wanting) == list(wanted[activation]):
                     whole[activation] = found[activation]
@@ -128,27 +131,27 @@ class Recorder:
 
     def scores(self, pixels: Tensor, target: ScoreTarget) -> Tensor:
         """See `ProbeModel.scores`."""
-        with torch.no_grad():
+        with torch.no_grad(), self._products:
             inputs = pixels.to(self._model.device, self._model.dtype)
             features = self._body.readout.features(inputs)
             return self._body.readout.scores(features, [target] * len(pixels))
 
     def log_probabilities(self, pixels: Tensor) -> Tensor:
         """See `ProbeModel.log_probabilities`."""
-        with torch.no_grad():
+        with torch.no_grad(), self._products:
             inputs = pixels.to(self._model.device, self._model.dtype)
             logits = self._body.readout.logits(self._body.readout.features(inputs))
             return torch.log_softmax(logits.double(), dim=1).float()
 
     def embeddings(self, pixels: Tensor) -> Tensor:
         """See `ProbeModel.embeddings`."""
-        with torch.no_grad():
+        with torch.no_grad(), self._products:
             inputs = pixels.to(self._model.device, self._model.dtype)
             return self._body.readout.embedding(self._body.readout.features(inputs))
 
     def input_gradients(self, pixels: Tensor, target: ScoreTarget) -> Tensor:
         """See `ProbeModel.input_gradients`."""
-        with torch.enable_grad(), SoundBatchNorm():
+        with torch.enable_grad(), self._products, SoundBatchNorm():
             inputs = pixels.to(self._model.device, self._model.dtype).detach().requires_grad_()
             features = self._body.readout.features(inputs)
             total = self._body.readout.scores(features, [target] * len(pixels)).sum()

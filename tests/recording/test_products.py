@@ -1,0 +1,225 @@
+"""Products by oneDNN are torch's but for rounding, and so is all that is made of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+from torch.profiler import ProfilerActivity, profile
+
+from pairlens_server.recording import products
+from pairlens_server.recording.products import OneDnnProducts, onednn_is_faster
+from pairlens_server.recording.recorder import Recorder
+from pairlens_server.recording.targets import ClassLogit, Similarity
+from tests.recording.test_recorder_batches import MODELS, agree, steep, still
+from tests.support import pixels, recorded, zoo_model
+
+needs_onednn = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="torch without oneDNN"
+)
+
+
+def normal(*size: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*size, generator=torch.Generator().manual_seed(seed))
+
+
+def by_onednn(compute) -> int:
+    """How many products oneDNN computes meanwhile."""
+    with profile(activities=[ProfilerActivity.CPU]) as seen, OneDnnProducts():
+        compute()
+    calls = {event.key: event.count for event in seen.key_averages()}
+    return calls.get("mkldnn::_linear_pointwise", 0)
+
+
+@pytest.fixture
+def every_product(monkeypatch):
+    """Even the smallest is left to oneDNN."""
+    monkeypatch.setattr(products, "_LIGHT", 0)
+
+
+@pytest.fixture
+def choose(monkeypatch):
+    def choose(faster: bool) -> None:
+        monkeypatch.setattr(products, "onednn_is_faster", lambda: faster)
+
+    return choose
+
+
+LAYOUTS = {
+    "matrix": (normal(3, 8), normal(5, 8), normal(5)),
+    "tokens": (normal(2, 3, 8), normal(5, 8), normal(5)),
+    "map": (normal(2, 3, 4, 8), normal(5, 8), normal(5)),
+    "no bias": (normal(2, 3, 8), normal(5, 8), None),
+    "one output": (normal(2, 3, 8), normal(1, 8), normal(1)),
+    "one row": (normal(1, 8), normal(5, 8), normal(5)),
+    "transposed tokens": (normal(2, 8, 3).mT, normal(5, 8), normal(5)),
+    "some tokens": (normal(2, 6, 8)[:, [0, 3]], normal(5, 8), normal(5)),
+    "every other feature": (normal(3, 16)[:, ::2], normal(5, 8), normal(5)),
+    "expanded tokens": (normal(2, 1, 8).expand(2, 4, 8), normal(5, 8), normal(5)),
+    "transposed weight": (normal(3, 8), normal(8, 5).mT, normal(5)),
+    "part of a weight": (normal(3, 8), normal(9, 12)[2:7, 3:11], normal(10)[::2]),
+}
+
+
+@needs_onednn
+@pytest.mark.usefixtures("every_product")
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_linear_layers_of_any_layout(name):
+    given, weight, bias = LAYOUTS[name]
+    with OneDnnProducts():
+        found = F.linear(given, weight, bias)
+    exact = F.linear(given.double(), weight.double(), None if bias is None else bias.double())
+    assert found.shape == exact.shape
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-5)
+    assert by_onednn(lambda: F.linear(given, weight, bias)) == 1
+    assert by_onednn(lambda: F.linear(given, weight=weight, bias=bias)) == 1
+
+
+@needs_onednn
+@pytest.mark.usefixtures("every_product")
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_products_with_matrices_of_any_layout(name):
+    left, right, _ = LAYOUTS[name]
+    right = right.mT
+    exact = left.double() @ right.double()
+    for multiply in (torch.matmul, torch.Tensor.matmul, lambda a, b: a @ b):
+        with OneDnnProducts():
+            found = multiply(left, right)
+        assert found.shape == exact.shape
+        torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-5)
+        assert by_onednn(lambda multiply=multiply: multiply(left, right)) == 1
+
+
+@needs_onednn
+@pytest.mark.usefixtures("every_product")
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_gradients_are_those_of_torch(name):
+    given, weight, bias = LAYOUTS[name]
+
+    def slope(dtype: torch.dtype) -> torch.Tensor:
+        leaf = given.detach().to(dtype).requires_grad_()
+        output = F.linear(leaf, weight.to(dtype), None if bias is None else bias.to(dtype))
+        (found,) = torch.autograd.grad((output**2).sum(), leaf)
+        return found
+
+    with OneDnnProducts():
+        found = slope(torch.float32)
+    torch.testing.assert_close(found.double(), slope(torch.float64), rtol=1e-4, atol=1e-4)
+    assert by_onednn(lambda: slope(torch.float32)) == 2
+
+
+@pytest.mark.usefixtures("every_product")
+def test_what_is_not_its_own_is_left_to_torch():
+    given, weight = normal(3, 8), normal(5, 8)
+    trained = normal(5, 8).requires_grad_()
+    others = [
+        lambda: F.linear(given.double(), weight.double()),
+        lambda: F.linear(given.bfloat16(), weight.bfloat16()),
+        lambda: F.linear(given, trained),
+        lambda: F.linear(given, weight, normal(5).requires_grad_()),
+        lambda: F.linear(given[0], weight),
+        lambda: normal(2, 3, 8) @ normal(2, 8, 5),
+        lambda: given @ normal(8),
+        lambda: torch.matmul(given, weight.mT, out=torch.empty(3, 5)),
+        lambda: F.conv2d(normal(1, 3, 4, 4), normal(2, 3, 2, 2)),
+        lambda: given * 2,
+    ]
+    for compute in others:
+        expected = compute()
+        with OneDnnProducts():
+            assert torch.equal(compute(), expected)
+        assert by_onednn(compute) == 0
+    leaf = given.clone().requires_grad_()
+    with OneDnnProducts():
+        F.linear(leaf, trained).sum().backward()
+    assert leaf.grad is not None
+    assert trained.grad is not None
+
+
+def test_small_products_are_left_to_torch():
+    assert by_onednn(lambda: F.linear(normal(4, 64), normal(64, 64))) == 0
+
+
+@pytest.mark.usefixtures("every_product")
+@pytest.mark.parametrize("shapes", [((3, 8), (5, 7)), ((3, 8), (2, 5, 8)), ((0, 8), (5, 7))])
+def test_shapes_that_do_not_fit_fail_as_in_torch(shapes):
+    given, weight = (normal(*shape) for shape in shapes)
+    with pytest.raises(RuntimeError) as plain:
+        F.linear(given, weight)
+    with OneDnnProducts(), pytest.raises(RuntimeError) as ours:
+        F.linear(given, weight)
+    assert str(ours.value) == str(plain.value)
+
+
+@needs_onednn
+@pytest.mark.usefixtures("every_product")
+def test_modes_inside_see_the_functions_first():
+    seen = []
+
+    class Seeing(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            seen.append(function)
+            return function(*args, **(kwargs or {}))
+
+    def compute() -> None:
+        with Seeing():
+            F.linear(normal(3, 8), normal(5, 8))
+
+    assert by_onednn(compute) == 1
+    assert F.linear in seen
+
+
+@needs_onednn
+@pytest.mark.parametrize(("faster", "calls"), [(True, 4), (False, 0)])
+@pytest.mark.usefixtures("every_product")
+def test_a_recorder_takes_what_is_faster(choose, faster, calls):
+    """A block of a ViT has four linear layers."""
+    choose(faster)
+    model = zoo_model("vit")
+    recorder = Recorder(model)
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        recorder.embeddings(pixels(model, 2))
+    counts = {event.key: event.count for event in seen.key_averages()}
+    assert counts.get("mkldnn::_linear_pointwise", 0) == calls * model.blocks
+
+
+@needs_onednn
+@pytest.mark.usefixtures("every_product")
+@pytest.mark.parametrize("name", MODELS)
+def test_every_activation_is_that_of_torch(choose, name):
+    model = zoo_model(name)
+    size = Recorder(model).facts.embedding_size
+    target = ClassLogit(1) if model.classes else Similarity.to(normal(1, size))
+    found = {}
+    for faster in (True, False):
+        choose(faster)
+        recorder = Recorder(model)
+        wanted = still(recorder.facts) + steep(recorder.facts, target)
+        found[faster] = recorded(recorder, pixels(model, 2), *wanted)
+    assert found[True].keys() == found[False].keys()
+    for activation, expected in found[False].items():
+        agree(found[True][activation], expected, activation)
+
+
+def test_the_choice_is_for_what_is_right_and_faster(monkeypatch):
+    def times(ours: float, torchs: float) -> None:
+        took = {products._multiplied: ours, F.linear: torchs}
+        monkeypatch.setattr(products, "_seconds", lambda multiply, *_: took[multiply])
+
+    choice = onednn_is_faster.__wrapped__
+    if torch.backends.mkldnn.is_available():
+        times(1.0, 1.5)
+        assert choice()
+    times(1.0, 1.1)
+    assert not choice()
+    monkeypatch.setattr(products, "_multiplied", lambda x, w, b: F.linear(x, w, b) + 0.01)
+    times(1.0, 1.5)
+    assert not choice()
+
+    def missing(*_: object) -> torch.Tensor:
+        raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_linear_pointwise'")
+
+    monkeypatch.setattr(products, "_multiplied", missing)
+    assert not choice()
