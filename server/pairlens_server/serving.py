@@ -7,15 +7,19 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NoReturn
+
+import torch
 
 from pairlens_server import torch_threads
 from pairlens_server.composition import Parts, compose
 from pairlens_server.config import ServerSettings
 from pairlens_server.idle import give_back_when_idle
 from pairlens_server.models.config import ModelConfig, load_model_configs
+from pairlens_server.models.loading import is_on_cpu
 from pairlens_server.rpc.credentials import ServerTls
 from pairlens_server.rpc.exposure import exposures
 from pairlens_server.signals import Orders
@@ -64,9 +68,7 @@ async def serve(settings: ServerSettings) -> NoReturn:
 
 async def _start(parts: Parts, settings: ServerSettings, configs: Sequence[ModelConfig]) -> None:
     """Listen, answer that the server loads, load, and serve."""
-    loop = asyncio.get_running_loop()
-    usual = torch_threads.compute_alone()
-    loop.set_default_executor(torch_threads.pool(None, "asyncio"))
+    prepare_device = _share_threads(settings.torch_threads, configs)
     server, telemetry = parts.server, parts.telemetry
     metrics = ""
     if settings.metrics_listen is not None:
@@ -93,12 +95,30 @@ async def _start(parts: Parts, settings: ServerSettings, configs: Sequence[Model
     if metrics:
         sys.stdout.write(f"metrics on {metrics}\n")
     sys.stdout.flush()
-    threads = settings.torch_threads or usual
-    await parts.models.start(configs, lambda: torch_threads.compute_together(threads, loop))
+    await parts.models.start(configs, prepare_device)
     server.open()
     parts.state.phase = Phase.SERVING
     names = ", ".join(parts.registry.names())
     _log.info("pairlens-server ready on %s (models: %s)", address, names)
+
+
+def _share_threads(threads: int | None, configs: Sequence[ModelConfig]) -> Callable[[], None]:
+    """Say which threads compute alone.
+
+    Args:
+        threads: What a model on the CPU computes with; None for as many as torch takes.
+        configs: Of the models.
+
+    Returns:
+        What is to be called on the device thread, before all else.
+    """
+    loop = asyncio.get_running_loop()
+    if not any(is_on_cpu(config.device) for config in configs):
+        # Then no model has a team that others could disturb.
+        return partial(torch.set_num_threads, threads) if threads else lambda: None
+    usual = torch_threads.compute_alone()
+    loop.set_default_executor(torch_threads.pool(None, "asyncio"))
+    return partial(torch_threads.compute_together, threads or usual, loop)
 
 
 async def _rest(parts: Parts, settings: ServerSettings) -> None:

@@ -1,4 +1,4 @@
-"""Which thread computes with how many: the device's with all cores, every other alone.
+"""Which thread computes with how many where models run on the CPU: theirs alone has a team.
 
 OpenMP gives each thread that computes with several a team of its own, which stays. Once the teams
 have more threads than there are cores, no thread waits for its mates on its core any more, even
@@ -37,13 +37,16 @@ def compute_alone() -> int:
 
 
 def compute_together(threads: int, loop: asyncio.AbstractEventLoop) -> None:
-    """Have this thread compute with so many, itself one of them, and no other.
+    """Have this thread compute with so many, itself one of them, and all others alone.
+
+    A thread that computes for the first time while `loop` has not come to its turn has a team, too.
 
     Args:
         threads: In the team.
         loop: Of another thread, on which `compute_alone` was called first.
     """
-    # What torch is told before this is known here would be taken over now.
+    # A thread takes over what torch was told last when it is first asked. If this one had not
+    # been asked before the loop's turn, it would compute alone.
     torch.get_num_threads()
     torch.set_num_threads(threads)
     loop.call_soon_threadsafe(compute_alone)

@@ -9,7 +9,13 @@ from tests.benchmark.growth_rows import growth_rows
 from tests.benchmark.load_rows import load_rows
 from tests.benchmark.measure import Row
 from tests.benchmark.memory_rows import memory_rows
-from tests.benchmark.method_rows import batch_rows, linear_head_rows, score_cam_rows, vit_rows
+from tests.benchmark.method_rows import (
+    batch_rows,
+    capture_rows,
+    linear_head_rows,
+    score_cam_rows,
+    vit_rows,
+)
 from tests.benchmark.score_rows import score_memory_rows, score_rows
 from tests.benchmark.serving_rows import (
     cached_explain_rows,
@@ -30,6 +36,7 @@ def _repeated(suite: Callable[[int], list[Row]]) -> Suite:
 
 SUITES: dict[str, Suite] = {
     "methods": _repeated(vit_rows),
+    "capture": _repeated(capture_rows),
     "batches": _repeated(batch_rows),
     "linear-head": _repeated(linear_head_rows),
     "score-cam": _repeated(score_cam_rows),

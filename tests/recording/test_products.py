@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile
 
 from pairlens_server.recording import products
+from pairlens_server.recording.primitives import Embedding, TransformerAttributionRow
 from pairlens_server.recording.products import OneDnnProducts, onednn_is_faster
 from pairlens_server.recording.recorder import Recorder
 from pairlens_server.recording.targets import ClassLogit, Similarity
@@ -18,6 +21,9 @@ from tests.support import pixels, recorded, zoo_model
 needs_onednn = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="torch without oneDNN"
 )
+
+
+ATTRIBUTION = TransformerAttributionRow(0, ClassLogit(1), single_precision=True)
 
 
 def normal(*size: int, seed: int = 0) -> torch.Tensor:
@@ -36,6 +42,7 @@ def by_onednn(compute) -> int:
 def every_product(monkeypatch):
     """Even the smallest is left to oneDNN."""
     monkeypatch.setattr(products, "_LIGHT", 0)
+    monkeypatch.setattr(products, "_FEW", 0)
 
 
 @pytest.fixture
@@ -58,7 +65,9 @@ LAYOUTS = {
     "every other feature": (normal(3, 16)[:, ::2], normal(5, 8), normal(5)),
     "expanded tokens": (normal(2, 1, 8).expand(2, 4, 8), normal(5, 8), normal(5)),
     "transposed weight": (normal(3, 8), normal(8, 5).mT, normal(5)),
-    "part of a weight": (normal(3, 8), normal(9, 12)[2:7, 3:11], normal(10)[::2]),
+    "rows of a weight": (normal(3, 8), normal(9, 8)[2:7], normal(5)),
+    "more than a block": (normal(2, 17, 129), normal(65, 129), normal(65)),
+    "more than a block, transposed": (normal(2, 17, 65), normal(65, 129).mT, normal(129)),
 }
 
 
@@ -114,7 +123,14 @@ def test_gradients_are_those_of_torch(name):
 def test_what_is_not_its_own_is_left_to_torch():
     given, weight = normal(3, 8), normal(5, 8)
     trained = normal(5, 8).requires_grad_()
+    parts = [normal(9, 12)[2:7, 3:11], normal(10, 8)[::2], normal(5, 16)[:, ::2]]
+    parts += [normal(8, 16)[:, ::2].mT[:5], normal(5, 1).expand(5, 8)]
+    biases = [normal(10)[::2], normal(1).expand(5), normal(1)[0], normal(1), normal(3, 5)]
     others = [
+        *(partial(F.linear, given, part) for part in parts),
+        *(partial(torch.matmul, given, part.mT) for part in parts),
+        *(partial(F.linear, given, weight, bias) for bias in biases),
+        lambda: given @ weight.mT.to_sparse(),
         lambda: F.linear(given.double(), weight.double()),
         lambda: F.linear(given.bfloat16(), weight.bfloat16()),
         lambda: F.linear(given, trained),
@@ -138,19 +154,50 @@ def test_what_is_not_its_own_is_left_to_torch():
     assert trained.grad is not None
 
 
+@needs_onednn
 def test_small_products_are_left_to_torch():
+    weight = normal(2048, 1024)
     assert by_onednn(lambda: F.linear(normal(4, 64), normal(64, 64))) == 0
+    assert by_onednn(lambda: F.linear(normal(3, 1024), weight)) == 0
+    assert by_onednn(lambda: F.linear(normal(4, 1024), weight)) == 1
 
 
 @pytest.mark.usefixtures("every_product")
-@pytest.mark.parametrize("shapes", [((3, 8), (5, 7)), ((3, 8), (2, 5, 8)), ((0, 8), (5, 7))])
-def test_shapes_that_do_not_fit_fail_as_in_torch(shapes):
-    given, weight = (normal(*shape) for shape in shapes)
+@pytest.mark.parametrize(
+    "operands",
+    [
+        (normal(3, 8), normal(5, 7)),
+        (normal(3, 8), normal(2, 5, 8)),
+        (normal(0, 8), normal(5, 7)),
+        (normal(3, 8), normal(5, 8), normal(4)),
+        (normal(3, 8), normal(5, 8), normal(5).double()),
+        (normal(3, 8), normal(5, 8).double()),
+    ],
+)
+def test_what_does_not_fit_fails_as_in_torch(operands):
     with pytest.raises(RuntimeError) as plain:
-        F.linear(given, weight)
+        F.linear(*operands)
     with OneDnnProducts(), pytest.raises(RuntimeError) as ours:
-        F.linear(given, weight)
+        F.linear(*operands)
     assert str(ours.value) == str(plain.value)
+
+
+@needs_onednn
+@pytest.mark.usefixtures("every_product")
+def test_gradients_have_gradients():
+    given, weight = normal(3, 8), normal(5, 8)
+
+    def curvature(dtype: torch.dtype) -> torch.Tensor:
+        leaf = given.to(dtype).requires_grad_()
+        score = (F.linear(leaf, weight.to(dtype)) ** 3).sum()
+        (slope,) = torch.autograd.grad(score, leaf, create_graph=True)
+        (found,) = torch.autograd.grad((slope**2).sum(), leaf)
+        return found
+
+    with OneDnnProducts():
+        found = curvature(torch.float32)
+    torch.testing.assert_close(found.double(), curvature(torch.float64), rtol=1e-4, atol=1e-4)
+    assert by_onednn(lambda: curvature(torch.float32)) >= 3
 
 
 @needs_onednn
@@ -171,18 +218,35 @@ def test_modes_inside_see_the_functions_first():
     assert F.linear in seen
 
 
-@needs_onednn
-@pytest.mark.parametrize(("faster", "calls"), [(True, 4), (False, 0)])
-@pytest.mark.usefixtures("every_product")
-def test_a_recorder_takes_what_is_faster(choose, faster, calls):
-    """A block of a ViT has four linear layers."""
-    choose(faster)
-    model = zoo_model("vit")
-    recorder = Recorder(model)
+def by_onednn_of(recorder, compute) -> int:
     with profile(activities=[ProfilerActivity.CPU]) as seen:
-        recorder.embeddings(pixels(model, 2))
-    counts = {event.key: event.count for event in seen.key_averages()}
-    assert counts.get("mkldnn::_linear_pointwise", 0) == calls * model.blocks
+        compute(recorder)
+    calls = {event.key: event.count for event in seen.key_averages()}
+    return calls.get("mkldnn::_linear_pointwise", 0)
+
+
+RUNS = {
+    "record": lambda r, x: r.record(x, {Embedding(): [0, 1]}),
+    "record TIBAV": lambda r, x: r.record(x, {ATTRIBUTION: [0, 1]}),
+    "scores": lambda r, x: r.scores(x, ClassLogit(1)),
+    "log_probabilities": lambda r, x: r.log_probabilities(x),
+    "embeddings": lambda r, x: r.embeddings(x),
+    "input_gradients": lambda r, x: r.input_gradients(x, ClassLogit(1)),
+}
+
+
+@needs_onednn
+@pytest.mark.usefixtures("every_product")
+@pytest.mark.parametrize("name", RUNS)
+def test_a_recorder_takes_what_is_faster(choose, name):
+    """A block of a ViT has four linear layers."""
+    model = zoo_model("vit")
+    images = pixels(model, 2)
+    choose(False)
+    assert by_onednn_of(Recorder(model), lambda r: RUNS[name](r, images)) == 0
+    choose(True)
+    calls = by_onednn_of(Recorder(model), lambda r: RUNS[name](r, images))
+    assert calls >= 4 * model.blocks * (2 if "grad" in name else 1)
 
 
 @needs_onednn
@@ -201,6 +265,22 @@ def test_every_activation_is_that_of_torch(choose, name):
     assert found[True].keys() == found[False].keys()
     for activation, expected in found[False].items():
         agree(found[True][activation], expected, activation)
+
+
+@needs_onednn
+@pytest.mark.usefixtures("every_product")
+@pytest.mark.parametrize("name", ["vit", "vit-avg", "vit-registers", "deit-distilled"])
+def test_tibav_in_single_precision_is_as_exact_as_by_torch(choose, name):
+    model = zoo_model(name)
+    exact_row = TransformerAttributionRow(0, ClassLogit(1), single_precision=False)
+    recorder = Recorder(model)
+    exact = recorded(recorder, pixels(model, 4), exact_row)[exact_row]
+    errors = {}
+    for faster in (True, False):
+        choose(faster)
+        found = recorded(Recorder(model), pixels(model, 4), ATTRIBUTION)[ATTRIBUTION]
+        errors[faster] = float((found - exact).norm() / exact.norm())
+    assert errors[True] < 2 * errors[False] + 1e-5
 
 
 def test_the_choice_is_for_what_is_right_and_faster(monkeypatch):

@@ -278,8 +278,13 @@ def _labels(path: Path | None, classes: int) -> tuple[str, ...]:
     return labels
 
 
+def is_on_cpu(device: str) -> bool:
+    """Whether that device of an entry of the models file is the CPU on this machine."""
+    return device == "cpu" or (device == "auto" and not torch.cuda.is_available())
+
+
 def _device(name: str) -> torch.device:
-    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+    if is_on_cpu(name):
         return torch.device("cpu")
     index = int(name.partition(":")[2] or 0)
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0

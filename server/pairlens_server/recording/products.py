@@ -4,10 +4,15 @@ torch multiplies float32 matrices on x86 by MKL, which keeps its best kernels fo
 its own maker. oneDNN, which torch has for convolutions and half precision, takes what the
 processor offers: products of a ViT ran 2.2 times as fast on an AMD EPYC with AVX-512. They agree
 but for rounding. Which is faster is measured, once in a process.
+
+oneDNN compiles a kernel for each shape that it meets, which takes about 10 ms and 0.7 MiB, and
+keeps the last 1,024 of all kinds (ONEDNN_PRIMITIVE_CACHE_CAPACITY): four for each size of batch
+of a ViT, eight with gradients.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -20,8 +25,11 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
 
-# Multiplications up to which a call of oneDNN costs more than its product saves.
+_log = logging.getLogger(__name__)
+
+# Multiplications, and rows, up to which a call of oneDNN may cost more than its product saves.
 _LIGHT = 2**22
+_FEW = 3
 # Rows, inputs and outputs of the products that are timed; the size of a ViT's, a few milliseconds.
 _TIMED = (394, 768, 768)
 _TURNS = 5
@@ -32,8 +40,9 @@ _CLOSE = 1e-5
 def products(device: torch.device) -> AbstractContextManager[object]:
     """What to run a network in, for its products with weights to be the faster ones.
 
-    Inside it, calls of this thread go to oneDNN that multiply float32 tensors on the CPU by a
-    matrix, if that is worth it; backward passes, too. It can be entered again and again.
+    Inside it, linear layers and `@` of this thread that multiply float32 tensors on the CPU by a
+    matrix are left to oneDNN, if that is worth it; their backward passes, too. It has no state:
+    it can be entered again and again, and on several threads.
 
     Args:
         device: Where the network is.
@@ -44,7 +53,10 @@ def products(device: torch.device) -> AbstractContextManager[object]:
 
 @cache
 def onednn_is_faster() -> bool:
-    """Whether oneDNN multiplies faster here than what torch calls by itself, and as exactly."""
+    """Whether oneDNN multiplies faster here than what torch calls by itself, and as exactly.
+
+    Measured on the thread that asks first, with as many threads as that computes with.
+    """
     rows, inputs, outputs = _TIMED
     generator = torch.Generator().manual_seed(0)
     given = torch.randn(rows, inputs, generator=generator)
@@ -52,17 +64,21 @@ def onednn_is_faster() -> bool:
     with torch.no_grad():
         try:
             found = _multiplied(given, weight, None)
-        except (AttributeError, RuntimeError):
-            return False  # a build of torch without oneDNN
+        except (AttributeError, RuntimeError) as error:
+            _log.info("this torch has no oneDNN to multiply by weights: %s", error)
+            return False
         expected = F.linear(given, weight)
         if not torch.allclose(found, expected, rtol=_CLOSE, atol=_CLOSE * inputs):
+            _log.warning("oneDNN multiplies with less than float32's precision: not used")
             return False
         # The least of turns that take each other's place: what else runs only adds to it.
         pairs = [
             (_seconds(_multiplied, given, weight, None), _seconds(F.linear, given, weight))
             for _ in range(_TURNS)
         ]
-    return _WORTH * min(ours for ours, _ in pairs) < min(torchs for _, torchs in pairs)
+    gain = min(torchs for _, torchs in pairs) / min(ours for ours, _ in pairs)
+    _log.info("oneDNN multiplies by weights %.1f times as fast as torch's usual library", gain)
+    return gain > _WORTH
 
 
 def _seconds(multiply: Callable[..., Tensor], *arguments: object) -> float:
@@ -94,7 +110,9 @@ _PRODUCTS = frozenset({Tensor.__matmul__, Tensor.matmul, torch.matmul})
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
-    if not _is_worth_it(input, weight) or (bias is not None and bias.requires_grad):
+    if not _is_worth_it(input, weight):
+        return None
+    if bias is not None and not _is_plain_bias(bias, len(weight)):
         return None
     return _with_gradients(input, weight, bias)
 
@@ -102,7 +120,7 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 def _product(left: Any, right: Any) -> Tensor | None:
     if not isinstance(left, Tensor) or not isinstance(right, Tensor):
         return None
-    if right.ndim != 2 or not _is_worth_it(left, right.mT):
+    if right.ndim != 2 or not _is_dense_float32(right) or not _is_worth_it(left, right.mT):
         return None
     return _with_gradients(left, right.mT, None)
 
@@ -110,13 +128,34 @@ def _product(left: Any, right: Any) -> Tensor | None:
 def _is_worth_it(input: Tensor, weight: Tensor) -> bool:
     """Whether it is a product [..., in] by [out, in] for oneDNN; odd shapes are told by torch."""
     return (
-        input.dtype is weight.dtype is torch.float32
-        and input.device.type == weight.device.type == "cpu"
+        _is_dense_float32(input)
+        and _is_dense_float32(weight)
         and weight.ndim == 2
         and input.ndim >= 2
         and input.shape[-1] == weight.shape[-1]
         and input.numel() * len(weight) > _LIGHT
+        and input.numel() > _FEW * input.shape[-1]
+        # Others are multiplied by a kernel for any strides, a thousand times slower.
+        and (weight.is_contiguous() or weight.mT.is_contiguous())
         and not weight.requires_grad
+    )
+
+
+def _is_plain_bias(bias: Tensor, outputs: int) -> bool:
+    # Of others oneDNN would read what lies next to the first number.
+    return (
+        _is_dense_float32(bias)
+        and bias.shape == (outputs,)
+        and bias.is_contiguous()
+        and not bias.requires_grad
+    )
+
+
+def _is_dense_float32(tensor: Tensor) -> bool:
+    return (
+        tensor.dtype is torch.float32
+        and tensor.device.type == "cpu"
+        and tensor.layout is torch.strided
     )
 
 
@@ -129,7 +168,7 @@ def _with_gradients(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
 
 def _multiplied(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """[..., out] from [..., in], [out, in] and [out]; knows no gradients."""
-    # What torch's own compiler calls for linear layers on a CPU, in all versions since 2.0.
+    # An operator of torch's compiler, which has had this signature since torch 2.0.
     output: Tensor = torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
     return output
 
@@ -145,7 +184,7 @@ class _Product(Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (weight,) = ctx.saved_tensors
-        slope = gradients[0]
-        if _is_worth_it(slope, weight.mT):
-            return _multiplied(slope, weight.mT, None), None, None
+        slope, transposed = gradients[0], weight.mT
+        if _is_worth_it(slope, transposed):
+            return _with_gradients(slope, transposed, None), None, None
         return slope @ weight, None, None
