@@ -48,8 +48,8 @@ CAPTURED: tuple[tuple[str, ExplanationMethod, float], ...] = (
     ("raw_attention, every block", RawAttention(each=Each.BLOCK), 1.15),
     ("key_norm", KeyNorm(), 1.10),
     ("rollout", Rollout(), 1.30),
-    ("le_grad", LeGrad(), 2.5),
-    ("grad_cam", GradCam(), 1.8),
+    ("le_grad", LeGrad(), 3.0),
+    ("grad_cam", GradCam(), 1.3),
 )
 
 WHOLE = EngineSettings(max_batch=256, max_wait_s=0.0)
