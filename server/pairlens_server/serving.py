@@ -17,6 +17,7 @@ import torch
 from pairlens_server import torch_threads
 from pairlens_server.composition import Parts, compose
 from pairlens_server.config import ServerSettings
+from pairlens_server.garbage import set_aside
 from pairlens_server.idle import give_back_when_idle
 from pairlens_server.models.config import ModelConfig, load_model_configs
 from pairlens_server.models.loading import is_on_cpu
@@ -31,6 +32,9 @@ _LAST_WORDS_S = 1.0
 # For the batch at hand, which nobody waits for and nothing can stop.
 _LAST_STEP_S = 5.0
 _EXIT_FAILED = 1
+# The device's thread gives the interpreter away at each of hundreds of steps of a pass, and waits
+# so long at most to get it back from the event loop: a tenth of Python's own 5 ms.
+_SWITCH_S = 0.0005
 
 
 async def serve(settings: ServerSettings) -> NoReturn:
@@ -68,6 +72,7 @@ async def serve(settings: ServerSettings) -> NoReturn:
 
 async def _start(parts: Parts, settings: ServerSettings, configs: Sequence[ModelConfig]) -> None:
     """Listen, answer that the server loads, load, and serve."""
+    sys.setswitchinterval(_SWITCH_S)
     prepare_device = _share_threads(settings.torch_threads, configs)
     server, telemetry = parts.server, parts.telemetry
     metrics = ""
@@ -96,6 +101,7 @@ async def _start(parts: Parts, settings: ServerSettings, configs: Sequence[Model
         sys.stdout.write(f"metrics on {metrics}\n")
     sys.stdout.flush()
     await parts.models.start(configs, prepare_device)
+    set_aside()
     server.open()
     parts.state.phase = Phase.SERVING
     names = ", ".join(parts.registry.names())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -25,6 +24,7 @@ from pairlens_server.engine.entry import (
 from pairlens_server.engine.settings import EngineSettings
 from pairlens_server.engine.worker import Backend, DeviceWorker
 from pairlens_server.errors import DrainingError, NotReadyError
+from pairlens_server.garbage import collect_all
 from pairlens_server.models.loaded import LoadedModel
 from pairlens_server.recording.activations import Activation
 from pairlens_server.recording.facts import ModelFacts
@@ -254,7 +254,7 @@ def _give_back(networks: Sequence[weakref.ref[nn.Module]]) -> None:
     # Of one that failed to run, the error's traceback holds on to it, and to itself. Not done
     # where nothing is left, as nearly always: it holds up all threads for up to half a second.
     if any(network() is not None for network in networks):
-        gc.collect()
+        collect_all()
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
     give_back_freed_memory()
