@@ -5,8 +5,8 @@ keeps the queries and keys that the kernel was given, and recomputes from them o
 what a method needs: a class-token row costs 0.01 % of a forward pass of ViT-B/16, the
 head mean of all blocks 2 % of its operations (`2·L·N²·D` of `L·(24·N·D² + 4·N²·D)`).
 Where whole matrices are wanted and nothing else, and the kernel is no faster than its parts, as on
-the CPU, the reading takes the kernel's place and gives both: rollout costs 1.01 to 1.03 forward
-passes then, and 1.10 beside the kernel.
+the CPU, the reading takes the kernel's place and gives both: rollout took 1.01 to 1.03 forward
+passes then, and 1.10 beside the kernel, where weights are multiplied by torch's own library.
 """
 
 from __future__ import annotations
@@ -168,7 +168,8 @@ class DotProductReading(AttentionReading):
     def can_stand_in(self) -> bool:
         """Whether `attend` gives the kernel's output, sooner than the kernel and `fused` would.
 
-        So it is in float32 on the CPU: 11 % of a forward pass of ViT-S/16 against 10 % and 8 %.
+        So it is in float32 on the CPU: 11 % of a forward pass of ViT-S/16 against 10 % and 8 %,
+        weights multiplied by torch's own library.
         """
         return (
             self._is_plain
