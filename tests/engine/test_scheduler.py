@@ -479,3 +479,24 @@ def test_whatever_happens_nothing_is_lost_run_twice_or_counted_wrongly(operation
     desk.put()
     assert len(desk.take()) == 1
     assert len(desk.scheduler._flows) == 0
+
+
+@pytest.mark.parametrize(("decoding_s", "batches"), [(0.0, 1), (0.05, 2)])
+def test_one_whose_pixels_miss_the_next_batch_is_reckoned_with_the_one_after(decoding_s, batches):
+    def done_s(comes_s):
+        desk = Desk(max_batch=4)
+        desk.measure(2.0, 1.0)  # as long as a batch of one
+        for _ in range(40):
+            entry = desk.admit()
+            desk.scheduler.ready(entry, decoding_s)
+            desk.scheduler.finished(desk.scheduler.take(decoding_s), 1.0, decoding_s)
+        # Ends at 2.0; the next batch is prepared from 1.75 on.
+        desk.put(now_s=1.0)
+        desk.scheduler.take(1.0)
+        desk.put(now_s=1.1)
+        entry = desk.admit(deadline_s=100.0, now_s=comes_s)
+        return comes_s + entry.forecast_s
+
+    slow = 1.25
+    assert done_s(1.2) == pytest.approx(2.0 + slow * 1.0)
+    assert done_s(1.7) == pytest.approx(2.0 + slow * batches)

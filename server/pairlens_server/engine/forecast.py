@@ -14,6 +14,7 @@ from pairlens_server.models.loaded import LoadedModel
 
 _PREPARATION_S = 0.005  # to stack and copy 16 pictures takes about as long
 _PREPARATION = 0.25
+_TARDY = 3.0  # times the median that pixels take to be made: hardly any take longer
 _RETRY_S = (0.05, 5.0)
 _RETRY_UNKNOWN_S = 0.5
 
@@ -84,7 +85,8 @@ class Forecast:
             return True
         allowed_s, reserve = entry.deadline_s - now_s, 0.0
         if entry.chunk is None:
-            done_s = max(done_s, now_s + self.pace.seconds(entry.loading))
+            if entry.loading:
+                done_s = max(done_s, now_s + self.pace.seconds(entry.loading))
             entry.forecast_s = done_s - now_s
             if flows.backlog:
                 reserve = self._hindsight.reserve(now_s)
@@ -157,7 +159,12 @@ class Forecast:
         mine = cost
         for model, group in flows.groups.items():
             if model is entry.model:
-                mine += share * group.backlog
+                before = share * group.backlog
+                if self._leaves_behind(entry, now_s):
+                    full = min(self._max_batch, group.backlog)
+                    seconds += self._estimates.seconds(model, full, now_s) or 0.0
+                    before = max(0.0, before - full)
+                mine += before
             elif group.backlog:
                 full = min(self._max_batch, group.backlog)
                 seconds += share * group.backlog * self._unit_seconds(model, full, now_s)
@@ -200,6 +207,13 @@ class Forecast:
             if group.backlog and model is not flow.key[1]
         )
         return min(flows.backlog, (flows.active + 1) * until + others)
+
+    def _leaves_behind(self, entry: Entry, now_s: float) -> bool:
+        """Whether the next batch is taken before the entry's pixels are there."""
+        if entry.chunk is not None or len(self._flight) != 1:
+            return False
+        ready_s = now_s + _TARDY * self.pace.seconds(entry.loading)
+        return ready_s > self.prepare_at(now_s)
 
     def _unit_seconds(self, model: Hashable, cost: float, now_s: float) -> float:
         """Seconds per pass in a batch of that cost; 0 while unknown."""

@@ -77,5 +77,5 @@ class Pace:
         self._each_s = median_low(self._seen)
 
     def seconds(self, before: int) -> float:
-        """Until the pixels of a picture that comes now are there; 0 behind no other."""
-        return self._each_s * (before + 1) if before else 0.0
+        """Until the pixels of a picture that comes now are there."""
+        return self._each_s * (before + 1)
