@@ -22,7 +22,6 @@ needs_onednn = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="torch without oneDNN"
 )
 
-
 ATTRIBUTION = TransformerAttributionRow(0, ClassLogit(1), single_precision=True)
 
 
@@ -30,12 +29,18 @@ def normal(*size: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*size, generator=torch.Generator().manual_seed(seed))
 
 
-def by_onednn(compute) -> int:
+def computed_by_onednn(compute) -> int:
     """How many products oneDNN computes meanwhile."""
-    with profile(activities=[ProfilerActivity.CPU]) as seen, OneDnnProducts():
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
         compute()
     calls = {event.key: event.count for event in seen.key_averages()}
     return calls.get("mkldnn::_linear_pointwise", 0)
+
+
+def by_onednn(compute) -> int:
+    """The same where it is asked to."""
+    with OneDnnProducts():
+        return computed_by_onednn(compute)
 
 
 @pytest.fixture
@@ -218,13 +223,6 @@ def test_modes_inside_see_the_functions_first():
     assert F.linear in seen
 
 
-def by_onednn_of(recorder, compute) -> int:
-    with profile(activities=[ProfilerActivity.CPU]) as seen:
-        compute(recorder)
-    calls = {event.key: event.count for event in seen.key_averages()}
-    return calls.get("mkldnn::_linear_pointwise", 0)
-
-
 RUNS = {
     "record": lambda r, x: r.record(x, {Embedding(): [0, 1]}),
     "record TIBAV": lambda r, x: r.record(x, {ATTRIBUTION: [0, 1]}),
@@ -243,9 +241,9 @@ def test_a_recorder_takes_what_is_faster(choose, name):
     model = zoo_model("vit")
     images = pixels(model, 2)
     choose(False)
-    assert by_onednn_of(Recorder(model), lambda r: RUNS[name](r, images)) == 0
+    assert computed_by_onednn(partial(RUNS[name], Recorder(model), images)) == 0
     choose(True)
-    calls = by_onednn_of(Recorder(model), lambda r: RUNS[name](r, images))
+    calls = computed_by_onednn(partial(RUNS[name], Recorder(model), images))
     assert calls >= 4 * model.blocks * (2 if "grad" in name else 1)
 
 
