@@ -33,8 +33,8 @@ _LAST_WORDS_S = 1.0
 _LAST_STEP_S = 5.0
 _EXIT_FAILED = 1
 # The device's thread gives the interpreter away at each of hundreds of steps of a pass, and waits
-# so long at most to get it back from the event loop: a tenth of Python's own 5 ms.
-_SWITCH_S = 0.0005
+# so long at most to get it back from the event loop: a hundredth of Python's own 5 ms.
+_SWITCH_S = 0.00005
 
 
 async def serve(settings: ServerSettings) -> NoReturn:

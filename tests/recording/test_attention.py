@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from pairlens_server.recording.attention import DotProductReading, GatedReading, HeadFusion
 
@@ -72,6 +73,28 @@ def test_attending_in_the_open_gives_matrix_and_output_at_once(fusion, queries):
     torch.testing.assert_close(output.double(), expected, atol=1e-6, rtol=0)
     # As the kernel lays it out, so that the projection's reshape copies nothing.
     assert output.transpose(1, 2).is_contiguous()
+
+
+class Calls(TorchFunctionMode):
+    """Counts the functions that it sees."""
+
+    count = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("fusion", list(HeadFusion))
+def test_no_mode_sees_what_is_done_for_each_head(fusion):
+    seen = []
+    for heads in (1, 8):
+        parts = [random(3, heads, 5, 4, seed=seed) for seed in range(3)]
+        layer = DotProductReading(*parts, scale=0.5, is_plain=True)
+        with Calls() as calls:
+            layer.attend(fusion)
+        seen.append(calls.count)
+    assert seen[0] == seen[1] > 0
 
 
 def test_a_layer_with_more_to_it_is_left_to_the_kernel():

@@ -185,24 +185,31 @@ class DotProductReading(AttentionReading):
             would give but for rounding, float32 [B, heads, rows, head_dim].
         """
         batch, heads, rows, width = self.queries.shape
-        # As the projection reads it next, so that it is not copied once more.
-        output = self.queries.new_empty(batch, rows, heads, width)
+        # As the projection reads it next, so that it is not copied.
+        outputs = self.queries.new_empty(batch, rows, heads, width)
         scores = self.queries.new_empty(batch, rows, self.keys.shape[2])
         weights = torch.empty_like(scores)
         fused = torch.empty_like(scores)
-        for head in range(heads):
-            keys = self.keys[:, head].mT
-            torch.baddbmm(
-                scores, self.queries[:, head], keys, beta=0, alpha=self._scale, out=scores
-            )
-            own = weights if head else fused
-            torch.softmax(scores, dim=-1, out=own)
-            output[:, :, head] = own @ self.values[:, head]
-            if head:
-                _fuse(fused, own, fusion)
-        if fusion is HeadFusion.MEAN:
-            fused.div_(heads)
-        return fused, output.transpose(1, 2)
+        each = zip(
+            self.queries.unbind(1),
+            self.keys.mT.unbind(1),
+            self.values.unbind(1),
+            outputs.unbind(2),
+            strict=True,
+        )
+        # Few calls, and none seen by a mode: in a server, each hands the interpreter over to the
+        # event loop and asks for it back.
+        with torch._C.DisableTorchFunction():
+            for head, (queries, keys, values, output) in enumerate(each):
+                torch.baddbmm(scores, queries, keys, beta=0, alpha=self._scale, out=scores)
+                own = weights if head else fused
+                torch.softmax(scores, dim=-1, out=own)
+                torch.bmm(own, values, out=output)
+                if head:
+                    _fuse(fused, own, fusion)
+            if fusion is HeadFusion.MEAN:
+                fused.div_(heads)
+        return fused, outputs.transpose(1, 2)
 
 
 def _fuse(fused: Tensor, weights: Tensor, fusion: HeadFusion) -> None:

@@ -112,7 +112,7 @@ _PRODUCTS = frozenset({Tensor.__matmul__, Tensor.matmul, torch.matmul})
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
     if not _is_worth_it(input, weight):
         return None
-    if bias is not None and not _is_plain_bias(bias, len(weight)):
+    if bias is not None and not _is_plain_bias(bias, weight.shape[0]):
         return None
     return _with_gradients(input, weight, bias)
 
@@ -133,7 +133,7 @@ def _is_worth_it(input: Tensor, weight: Tensor) -> bool:
         and weight.ndim == 2
         and input.ndim >= 2
         and input.shape[-1] == weight.shape[-1]
-        and input.numel() * len(weight) > _LIGHT
+        and input.numel() * weight.shape[0] > _LIGHT
         and input.numel() > _FEW * input.shape[-1]
         # Others are multiplied by a kernel for any strides, a thousand times slower.
         and (weight.is_contiguous() or weight.mT.is_contiguous())
@@ -169,7 +169,7 @@ def _with_gradients(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
 def _multiplied(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """[..., out] from [..., in], [out, in] and [out]; knows no gradients."""
     # An operator of torch's compiler, which has had this signature since torch 2.0.
-    output: Tensor = torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
+    output: Tensor = torch.ops.mkldnn._linear_pointwise.default(input, weight, bias, "none", [], "")
     return output
 
 
