@@ -500,3 +500,19 @@ def test_one_whose_pixels_miss_the_next_batch_is_reckoned_with_the_one_after(dec
     slow = 1.25
     assert done_s(1.2) == pytest.approx(2.0 + slow * 1.0)
     assert done_s(1.7) == pytest.approx(2.0 + slow * batches)
+
+
+def test_one_that_misses_the_next_batch_while_nothing_waits_for_its_own_model():
+    desk = Desk(max_batch=4)
+    desk.measure(2.0, 1.0)
+    desk.measure(2.0, 1.0, model=B)
+    for _ in range(40):
+        entry = desk.admit()
+        desk.scheduler.ready(entry, 0.5)
+        desk.scheduler.finished(desk.scheduler.take(0.5), 1.0, 0.5)
+    desk.put(now_s=1.0)
+    desk.scheduler.take(1.0)
+    desk.put(B, now_s=1.1)
+    # Its pixels come too late for the batch after the one that runs, which is all of B's.
+    entry = desk.admit(deadline_s=100.0, now_s=1.7)
+    assert 1.7 + entry.forecast_s == pytest.approx(2.0 + 1.25 * (0.5 + 1.0))

@@ -161,6 +161,8 @@ class Forecast:
         seconds = 0.0
         mine = cost
         for model, group in flows.groups.items():
+            if not group.backlog:
+                continue
             if model is entry.model:
                 before = share * group.backlog
                 if self._leaves_behind(entry, now_s):
@@ -168,7 +170,7 @@ class Forecast:
                     seconds += self._estimates.seconds(model, full, now_s) or 0.0
                     before = max(0.0, before - full)
                 mine += before
-            elif group.backlog:
+            else:
                 full = min(self._max_batch, group.backlog)
                 seconds += share * group.backlog * self._unit_seconds(model, full, now_s)
         seconds += self._in_batches(entry.model, mine, now_s)

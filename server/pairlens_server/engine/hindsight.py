@@ -14,7 +14,7 @@ _REMEMBERED = 4096
 _FRESH_S = 30.0
 # Above the 99th percentile that is to be in time: with just that, it would be in time by luck.
 _RANK = 0.995
-_MOST = 0.45
+_MOST = 0.5
 _MISSED = 1.2
 _LOADS = 31
 
@@ -46,7 +46,7 @@ class Hindsight:
         self.took(_MISSED * allowed_s, forecast_s, allowed_s, now_s)
 
     def reserve(self, now_s: float) -> float:
-        """A share of the time allowed, 0 to 0.45; 0 when nothing was seen lately."""
+        """A share of the time allowed, 0 to 0.5; 0 when nothing was seen lately."""
         while self._seen and now_s - self._seen[0][0] > _FRESH_S:
             self._forget()
         if not self._shares:
